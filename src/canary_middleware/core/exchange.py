@@ -1,0 +1,169 @@
+"""
+One request from decision to outcome. It is fed with events, ends exactly once, and does no I/O.
+
+The clock is handed in by whoever makes it; this file knows no server, framework or backend.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .ports import Recorder
+    from .rollout import Assignment, Router, Variant
+
+UNAVAILABLE: Final = frozenset({500, 502, 503, 504})
+"""Statuses of a canary that stable may answer instead; 501 and 505 to 511 say something about the request."""
+
+
+class Failure:
+    """Why a canary's answer was not given to the client: its status (500 where it raised) and ``error.type``."""
+
+    __slots__ = ("error_type", "exception", "status")
+
+    def __init__(self, status: int, error_type: str, exception: BaseException | None = None) -> None:
+        self.status = status
+        self.error_type = error_type
+        self.exception = exception
+
+
+class Exchange:
+    """
+    A covered request.
+
+    The front door sets ``status``, ``route`` and ``error_type`` as it learns them and calls ``finish`` at the earliest
+    of last body byte, ``close()`` or exception; a second call does nothing.
+
+    Attributes:
+        assignment: what serves this request now; becomes stable's when stable takes over.
+        variant: what the request is counted under; stays the canary's when stable takes over.
+        method: HTTP method as sent, or ``WEBSOCKET``.
+        started: reading of the clock at the decision, in seconds.
+        status: HTTP status as an int, 0 until known.
+        route: route template without values, or None.
+        error_type: class name of the exception, or None.
+        failure: set when stable answered for the canary.
+        missed: why stable could not (``"started"``, ``"body"``), or None.
+        is_aborted: the client left before the last byte.
+        duration: seconds; final once ended.
+        span: the recorder's own, or None.
+    """
+
+    __slots__ = (
+        "_on_end",
+        "assignment",
+        "duration",
+        "error_type",
+        "failure",
+        "has_ended",
+        "identity",
+        "is_aborted",
+        "method",
+        "missed",
+        "new_id",
+        "recorder",
+        "route",
+        "router",
+        "span",
+        "started",
+        "status",
+        "variant",
+    )
+
+    assignment: Assignment
+    variant: Variant
+    router: Router
+    method: str
+    started: float
+    status: int
+    route: str | None
+    error_type: str | None
+    failure: Failure | None
+    missed: str | None
+    new_id: str | None
+    is_aborted: bool
+    has_ended: bool
+    duration: float
+    span: object
+    recorder: Recorder | None
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        router: Router,
+        method: str,
+        started: float,
+        on_end: Callable[[Exchange], None],
+    ) -> None:
+        self.assignment = assignment
+        self.variant = assignment[0]
+        self.router = router
+        self.method = method
+        self.started = started
+        self._on_end = on_end
+        self.status = 0
+        self.route = None
+        self.error_type = None
+        self.failure = None
+        self.missed = None
+        self.new_id = None
+        self.is_aborted = False
+        self.has_ended = False
+        self.span = None
+        self.recorder = None
+
+    def finish(self) -> None:
+        """End the exchange: the first call counts it, later ones do nothing. Never raises."""
+        if not self.has_ended:
+            self.has_ended = True
+            self._on_end(self)
+
+    def raised(self, error: BaseException) -> None:
+        """The app raised *error*: the server will answer 500, or cut the stream short."""
+        if self.has_ended:
+            return
+        self.error_type = type(error).__qualname__
+        if self.status < 500:
+            self.status = 500
+        self.finish()
+
+    def aborted(self) -> None:
+        """The client left: neither success nor failure."""
+        if not self.has_ended:
+            self.is_aborted = True
+            self.finish()
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the version failed the request: an exception or a status from 500 on. Not meaningful if aborted."""
+        return self.failure is not None or self.error_type is not None or self.status >= 500
+
+    @property
+    def outcome_error(self) -> str | None:
+        """``error.type`` of a failed request: the exception's class, else the status as text; None otherwise."""
+        if self.failure is not None:
+            return self.failure.error_type
+        if self.error_type is not None:
+            return self.error_type
+        return str(self.status) if self.status >= 500 else None
+
+    @property
+    def outcome_status(self) -> int:
+        """The status of the version that is counted: the canary's own where stable answered for it."""
+        return self.status if self.failure is None else self.failure.status
+
+
+class Uncovered:
+    """What ``current()`` finds in a request that no rollout covers: stable, uncounted and untagged."""
+
+    __slots__ = ("assignment",)
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+
+
+# A plain variable and not an OpenTelemetry context key: instrumentations attach a fresh Context and would drop it.
+active: ContextVar[Exchange | Uncovered | None] = ContextVar("canary_active", default=None)

@@ -1,0 +1,104 @@
+"""
+What others implement: the sockets between the core and the world. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+
+
+class RequestHead(Protocol):
+    """
+    One request as the decision sees it. A front door wraps its own request in one and parses nothing in advance.
+
+    Text is decoded the same way in both colours: UTF-8, and Latin-1 where that fails. Absent is None; a value that is
+    there but empty is ``""``. No method raises on what a client sent.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str:
+        """The decoded path below the mount point, beginning with ``/``."""
+        ...
+
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def app(self) -> object:
+        """The framework's application object where the request names one, else what the middleware wraps."""
+        ...
+
+    @property
+    def peer(self) -> str | None:
+        """The address at the other end of the connection, without port."""
+        ...
+
+    def header(self, name: str) -> str | None:
+        """The first header called *name* (lower case)."""
+        ...
+
+    def cookie(self, name: str) -> str | None: ...
+
+    def query(self, name: str) -> str | None: ...
+
+    def path_param(self, name: str) -> str | None:
+        """What ``{name}`` of the matched endpoint template stood for."""
+        ...
+
+    def user(self) -> str | None:
+        """The primary key of the framework's authenticated user."""
+        ...
+
+    def session(self, name: str | None) -> str | None:
+        """One value of the framework's session, or its key where *name* is None."""
+        ...
+
+    def attribute(self, name: str) -> str | None:
+        """Whatever else the app supplies for segment rules."""
+        ...
+
+    def body(self, cap: int) -> bytes | None:
+        """
+        The whole body where it is JSON and at most *cap* bytes long, else None.
+
+        Raises BodyNotRead in a front door that can only read it by awaiting; that door reads it and asks again.
+        """
+        ...
+
+
+class BodyNotRead(Exception):
+    """A door that cannot block was asked for the body; ``cap`` says how much of it is wanted, in bytes."""
+
+    def __init__(self, cap: int) -> None:
+        super().__init__(cap)
+        self.cap = cap
+
+
+class Recorder(Protocol):
+    """Where a request's telemetry goes. Called on the request path: no I/O, no lock that a collection holds."""
+
+    def begin(self, exchange: Exchange, head: RequestHead) -> None:
+        """The request was assigned. May open a span and keep it in ``exchange.span``."""
+        ...
+
+    def attach(self, exchange: Exchange) -> object:
+        """Make ``exchange.span`` current; called before each stretch of the app's code where a span of ours is open."""
+        ...
+
+    def detach(self, exchange: Exchange, token: object) -> None:
+        """Undo ``attach``."""
+        ...
+
+    def fallback(self, exchange: Exchange) -> None:
+        """The canary failed (``exchange.failure``) and stable is about to serve the same request."""
+        ...
+
+    def end(self, exchange: Exchange) -> None:
+        """The exchange has ended; status, route, error and duration are final."""
+        ...

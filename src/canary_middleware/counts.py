@@ -1,0 +1,261 @@
+"""
+Counts of finished requests, exact under threads, without a lock on the request path.
+
+Each thread writes cells of its own; whoever reads adds them up. Cells of threads that have gone are folded into one
+table, so that a server with a thread per request keeps a constant amount of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from math import exp, log
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .core.exchange import Exchange
+    from .core.rollout import Variant
+
+OTEL_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Bucket bounds of ``http.server.request.duration`` in OpenTelemetry's semantic conventions, seconds."""
+
+# Four buckets per 10 %, from 1 ms to beyond 40 s: fine enough for a p95 to be off by less than 2.5 %.
+_RATIO: Final = 1.1**0.25
+_LOG_BOUNDS: Final = tuple(0.001 * exp(i * log(_RATIO)) for i in range(450))
+BOUNDS_S: Final = tuple(sorted({*_LOG_BOUNDS, *OTEL_BOUNDS_S}))
+"""Upper bounds of the buckets we count in: the log-spaced ones and the standard ones, so that both come out exact."""
+
+MAX_SETS: Final = 2000
+"""Label sets a process keeps; the Python SDK has no limit of its own. Further ones share one overflow set per variant."""
+
+OVERFLOW: Final = "_OVERFLOW"
+"""The method under which requests beyond MAX_SETS are counted."""
+
+_METHODS: Final = {
+    m: m for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "WEBSOCKET")
+}
+
+
+class Series(NamedTuple):
+    """What one cell counts. ``error_type`` is None unless the request failed; ``aborted`` is neither."""
+
+    variant: Variant
+    method: str
+    status: int
+    error_type: str | None
+    route: str | None
+    aborted: bool
+
+
+class Cell:
+    """Requests of one series: how many, how long in all (seconds), and in which bucket of BOUNDS_S."""
+
+    __slots__ = ("buckets", "count", "total_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total_s = 0.0
+        self.buckets: dict[int, int] = {}
+
+    def add(self, other: Cell) -> None:
+        """Add *other*'s requests to this cell."""
+        # dict() of a dict with int keys is one atomic step; its owner may go on counting meanwhile.
+        for index, n in dict(other.buckets).items():
+            self.buckets[index] = self.buckets.get(index, 0) + n
+            self.count += n
+        self.total_s += other.total_s
+
+    def quantile_s(self, q: float) -> float:
+        """The *q* quantile in seconds (0 < q < 1), geometric mean of its bucket's bounds; 0.0 without requests."""
+        return quantile_s(self.buckets, self.count, q)
+
+
+def quantile_s(buckets: dict[int, int], count: int, q: float) -> float:
+    """The *q* quantile of a bucket count, in seconds; 0.0 where there is none."""
+    if count <= 0:
+        return 0.0
+    rank = q * count
+    seen = 0
+    for index in sorted(buckets):
+        seen += buckets[index]
+        if seen >= rank:
+            return _middle_s(index)
+    return BOUNDS_S[-1]
+
+
+def _middle_s(index: int) -> float:
+    if index == 0:
+        return BOUNDS_S[0]
+    if index >= len(BOUNDS_S):
+        return BOUNDS_S[-1]
+    return float((BOUNDS_S[index - 1] * BOUNDS_S[index]) ** 0.5)
+
+
+class _Table:
+    """What one thread has counted."""
+
+    __slots__ = ("begun", "cells", "ended", "fallbacks", "missed")
+
+    def __init__(self) -> None:
+        self.begun: dict[Variant, int] = {}
+        self.ended: dict[Variant, int] = {}
+        self.cells: dict[tuple[Variant, str, int, str | None, str | None, bool], Cell] = {}
+        self.fallbacks: dict[tuple[str, str, str], int] = {}
+        self.missed: dict[tuple[str, str, str], int] = {}
+
+    def fold(self, other: _Table) -> None:
+        """Add all of *other*'s counts to this table."""
+        for mine, theirs in (
+            (self.begun, other.begun),
+            (self.ended, other.ended),
+        ):
+            for variant, n in dict(theirs).items():
+                mine[variant] = mine.get(variant, 0) + n
+        for mine_t, theirs_t in ((self.fallbacks, other.fallbacks), (self.missed, other.missed)):
+            for key, n in dict(theirs_t).items():
+                mine_t[key] = mine_t.get(key, 0) + n
+        for series, cell in dict(other.cells).items():
+            self.cells.setdefault(series, Cell()).add(cell)
+
+
+class Snapshot(NamedTuple):
+    """Totals of this process since it started (or was forked)."""
+
+    begun: dict[Variant, int]
+    ended: dict[Variant, int]
+    series: dict[Series, Cell]
+    fallbacks: dict[tuple[str, str, str], int]
+    """(rollout, version that failed, error.type) → requests that stable answered."""
+    missed: dict[tuple[str, str, str], int]
+    """(rollout, version that failed, why) → failures of the canary that stable could not answer."""
+
+
+class Counts:
+    """The counts of one process; a fork starts from zero."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.pid = os.getpid()
+        self._local = threading.local()
+        self._live: list[tuple[threading.Thread, _Table]] = []
+        self._gone = _Table()
+        self._lock = threading.Lock()
+
+    def forked(self) -> None:
+        """Start from zero: the parent reports what it counted."""
+        self._reset()
+
+    def _table(self) -> _Table:
+        """This thread's table, made at its first request."""
+        table = _Table()
+        self._local.table = table
+        # Never wait for a reader: whoever holds the lock folds, or the next new thread does.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._fold_gone()
+            finally:
+                self._lock.release()
+        self._live.append((threading.current_thread(), table))
+        return table
+
+    def _fold_gone(self) -> None:
+        """Move the tables of ended threads into one. Call with the lock held."""
+        live = self._live
+        for entry in [entry for entry in live if not entry[0].is_alive()]:
+            self._gone.fold(entry[1])
+            live.remove(entry)
+
+    def begin(self, variant: Variant) -> None:
+        """One request was assigned."""
+        try:
+            begun = self._local.table.begun
+        except AttributeError:
+            begun = self._table().begun
+        begun[variant] = begun.get(variant, 0) + 1
+
+    def end(self, exchange: Exchange) -> None:
+        """One request ended; reads the exchange's outcome."""
+        try:
+            table: _Table = self._local.table
+        except AttributeError:
+            table = self._table()
+        variant = exchange.variant
+        ended = table.ended
+        ended[variant] = ended.get(variant, 0) + 1
+        if exchange.failure is None and exchange.error_type is None and exchange.status < 500:
+            key = (
+                variant,
+                _METHODS.get(exchange.method, "_OTHER"),
+                exchange.status,
+                None,
+                exchange.route,
+                exchange.is_aborted,
+            )
+        else:
+            key = self._failed(table, exchange)
+        cell = table.cells.get(key)
+        if cell is None:
+            cell = self._cell(table, key)
+        seconds = exchange.duration
+        cell.count += 1
+        cell.total_s += seconds
+        buckets = cell.buckets
+        index = bisect_left(BOUNDS_S, seconds)
+        buckets[index] = buckets.get(index, 0) + 1
+
+    def _failed(
+        self, table: _Table, exchange: Exchange
+    ) -> tuple[Variant, str, int, str | None, str | None, bool]:
+        variant = exchange.variant
+        error = exchange.outcome_error
+        if exchange.failure is not None:
+            _add(table.fallbacks, (variant.rollout, variant.version, exchange.failure.error_type))
+        elif exchange.missed is not None:
+            _add(table.missed, (variant.rollout, variant.version, exchange.missed))
+        return (
+            variant,
+            _METHODS.get(exchange.method, "_OTHER"),
+            exchange.outcome_status,
+            None if exchange.is_aborted else error,
+            exchange.route,
+            exchange.is_aborted,
+        )
+
+    def _cell(self, table: _Table, key: tuple[Variant, str, int, str | None, str | None, bool]) -> Cell:
+        if len(table.cells) >= MAX_SETS:
+            variant, _, _, error, _, aborted = key
+            key = (variant, OVERFLOW, 0, None if error is None else OVERFLOW, None, aborted)
+        return table.cells.setdefault(key, Cell())
+
+    def snapshot(self) -> Snapshot:
+        """Everything counted so far; monotone from one call to the next. Takes a lock that no request waits for."""
+        with self._lock:
+            self._fold_gone()
+            total = _Table()
+            total.fold(self._gone)
+            for _, table in list(self._live):
+                total.fold(table)
+        return Snapshot(
+            total.begun,
+            total.ended,
+            {Series(*key): cell for key, cell in total.cells.items()},
+            total.fallbacks,
+            total.missed,
+        )
+
+
+def _add(counter: dict[tuple[str, str, str], int], key: tuple[str, str, str]) -> None:
+    counter[key] = counter.get(key, 0) + 1
+
+
+def merged(cells: Iterable[Cell]) -> Cell:
+    """One cell with the requests of all of *cells*."""
+    total = Cell()
+    for cell in cells:
+        total.add(cell)
+    return total
