@@ -1,0 +1,224 @@
+"""Imports point inward only: the rules of the layout, checked on whatever modules are in the tree."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+PACKAGE = "canary_middleware"
+
+ADAPTERS = {f"{PACKAGE}.{name}" for name in ("django", "flask", "fastapi")}
+# What a decision must not touch: clocks are handed in, and nothing here waits, logs or draws lots.
+FORBIDDEN_IN_CORE = {"asyncio", "logging", "random", "secrets", "socket", "subprocess", "threading", "time"}
+FORBIDDEN_CALLS = {"open", "print", "input"}
+ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
+# Loaded by whoever needs them, never by `import canary_middleware`.
+NOT_AT_IMPORT = {
+    "django",
+    "fastapi",
+    "flask",
+    "redis",
+    "sqlite3",
+    "starlette",
+    "opentelemetry.exporter",
+    "opentelemetry.sdk",
+    f"{PACKAGE}.stores.memory",
+    f"{PACKAGE}.stores.redis",
+    f"{PACKAGE}.stores.sqlite",
+    *ADAPTERS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One imported module, absolute, and where the statement stands. *typing_only*: under ``if TYPE_CHECKING``."""
+
+    module: str
+    line: int
+    typing_only: bool
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(source: str, module: str, *, is_package: bool) -> list[Import]:
+    """Every import of *source*, also inside functions; ``from x import y`` counts as x and as x.y."""
+    package = module if is_package else module.rpartition(".")[0]
+    tree = ast.parse(source)
+    typing_only = {id(inner) for block in _typing_blocks(tree) for inner in ast.walk(block)}
+    return [
+        Import(module=name, line=node.lineno, typing_only=id(node) in typing_only)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in _imported(node, package)
+    ]
+
+
+def _typing_blocks(tree: ast.AST) -> Iterator[ast.stmt]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from node.body
+
+
+def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    parents = package.split(".")
+    base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+    origin = ".".join(filter(None, [base, node.module]))
+    yield origin
+    yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, *roots: str) -> bool:
+    return any(module == root or module.startswith(f"{root}.") for root in roots)
+
+
+def files(*, under: str = "") -> list[Path]:
+    root = SRC / PACKAGE / under
+    return sorted(root.rglob("*.py")) if root.is_dir() else []
+
+
+def violations(paths: list[Path], forbidden: Callable[[str, Import], bool]) -> list[str]:
+    """``file:line imports module`` for every import that *forbidden(importer, import)* objects to."""
+    return [
+        f"{path.relative_to(SRC)}:{one.line} imports {one.module}"
+        for path in paths
+        for one in imports_of(path.read_text(), module_name(path), is_package=path.name == "__init__.py")
+        if forbidden(module_name(path), one)
+    ]
+
+
+def test_the_core_imports_the_standard_library_itself_and_errors_only() -> None:
+    def foreign(importer: str, one: Import) -> bool:
+        if within(one.module, PACKAGE):
+            return not within(one.module, f"{PACKAGE}.core", f"{PACKAGE}.errors") and one.module != PACKAGE
+        return one.module.partition(".")[0] not in sys.stdlib_module_names
+
+    assert files(under="core")
+    assert violations(files(under="core"), foreign) == []
+
+
+def test_the_core_has_no_clock_thread_log_randomness_or_socket() -> None:
+    def impure(importer: str, one: Import) -> bool:
+        return within(one.module, *FORBIDDEN_IN_CORE)
+
+    assert violations(files(under="core"), impure) == []
+
+
+def test_the_core_reads_no_environment_and_opens_no_file() -> None:
+    found = [
+        f"{path.relative_to(SRC)}:{node.lineno} {ast.unparse(node)}"
+        for path in files(under="core")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and node.attr in ENVIRONMENT)
+        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS)
+    ]
+
+    assert found == []
+
+
+def test_only_telemetry_imports_opentelemetry() -> None:
+    def telemetry_elsewhere(importer: str, one: Import) -> bool:
+        return within(one.module, "opentelemetry") and not within(importer, f"{PACKAGE}.telemetry")
+
+    assert violations(files(), telemetry_elsewhere) == []
+
+
+def test_nothing_imports_an_adapter() -> None:
+    def adapter(importer: str, one: Import) -> bool:
+        # fastapi.py may stand on Starlette's part of it, an adapter package on its own modules.
+        return within(one.module, *ADAPTERS) and not within(importer, *ADAPTERS)
+
+    assert violations(files(), adapter) == []
+
+
+def test_adapters_import_neither_stores_nor_telemetry() -> None:
+    doors = (*ADAPTERS, f"{PACKAGE}.wsgi", f"{PACKAGE}.asgi")
+
+    def reaches_out(importer: str, one: Import) -> bool:
+        return within(importer, *doors) and within(one.module, f"{PACKAGE}.stores", f"{PACKAGE}.telemetry")
+
+    assert violations(files(), reaches_out) == []
+
+
+def test_frameworks_are_imported_by_their_own_adapter_only() -> None:
+    owners = {
+        "django": ("django",),
+        "flask": ("flask",),
+        "fastapi": ("fastapi",),
+        "starlette": ("fastapi",),
+    }
+
+    def framework(importer: str, one: Import) -> bool:
+        root = one.module.partition(".")[0]
+        allowed = [f"{PACKAGE}.{name}" for name in owners.get(root, ())]
+        return root in owners and not one.typing_only and not within(importer, *allowed)
+
+    assert violations(files(), framework) == []
+
+
+@pytest.mark.parametrize("forbidden", sorted(NOT_AT_IMPORT))
+def test_importing_the_package_loads_no_framework_store_or_sdk(forbidden: str, loaded_modules: frozenset[str]) -> None:
+    assert [name for name in loaded_modules if within(name, forbidden)] == []
+
+
+@pytest.fixture(scope="module")
+def loaded_modules() -> frozenset[str]:
+    """The modules that a fresh interpreter holds after ``import canary_middleware``."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(SRC)!r})
+before = set(sys.modules)
+import {PACKAGE}
+print(*sorted(set(sys.modules) - before), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return frozenset(done.stdout.split())
+
+
+# The checker itself: a rule that sees nothing would hold for ever.
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import os.path", {"os.path"}),
+        ("from ..errors import ConfigError", {f"{PACKAGE}.errors", f"{PACKAGE}.errors.ConfigError"}),
+        ("from . import bucketing", {f"{PACKAGE}.core", f"{PACKAGE}.core.bucketing"}),
+        ("from .. import stores", {PACKAGE, f"{PACKAGE}.stores"}),
+        ("def f():\n    import threading", {"threading"}),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, expected: set[str]) -> None:
+    found = imports_of(source, f"{PACKAGE}.core.plan", is_package=False)
+
+    assert {one.module for one in found} == expected
+
+
+def test_an_import_for_types_only_is_told_apart() -> None:
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import flask\nelse:\n    import json\n"
+
+    found = {one.module: one.typing_only for one in imports_of(source, f"{PACKAGE}.flask", is_package=False)}
+
+    assert found["flask"]
+    assert not found["json"]
+
+
+def test_a_relative_import_in_a_package_starts_at_the_package_itself() -> None:
+    (origin, name) = imports_of("from .memory import Store", f"{PACKAGE}.stores", is_package=True)
+
+    assert (origin.module, name.module) == (f"{PACKAGE}.stores.memory", f"{PACKAGE}.stores.memory.Store")
