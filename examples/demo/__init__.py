@@ -1,0 +1,1 @@
+"""``python -m examples.demo``: one app, two versions, real requests, and what its telemetry says."""

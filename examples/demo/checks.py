@@ -1,0 +1,89 @@
+"""
+What must hold for the demo to be true. A check that fails says what it found, and the demo exits with 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import figures
+from .acts import FAULT_EVERY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .service import Service
+    from .traffic import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """*says* is what holds; *found* is told where it does not."""
+
+    holds: bool
+    says: str
+    found: str
+
+
+def of_split(service: Service, answers: Sequence[Answer]) -> list[Check]:
+    """Checks of the first act: sticky, as computed, and complete in the telemetry."""
+    served = _served(answers)
+    moved = [user for user, versions in served.items() if len(versions) > 1]
+    other = [user for user, versions in served.items() if versions != {service.expected.version_for(user)}]
+    failed = sum(answer.is_failed for answer in answers)
+    return [
+        Check(not failed, f"All {len(answers):,} requests succeeded", f"{failed:,} failed"),
+        Check(not moved, f"All {len(served):,} users kept their version", f"these changed it: {_some(moved)}"),
+        Check(
+            not other,
+            "The version is the one that canary.version_for(user) computes, for each user",
+            f"not for {_some(other)}",
+        ),
+        *_telemetry(service, answers),
+    ]
+
+
+def of_fallback(service: Service, answers: Sequence[Answer]) -> list[Check]:
+    """Checks of the second act: each failure of v2 was answered by v1 and is counted as v2's."""
+    failed = sum(answer.is_failed for answer in answers)
+    rescued = sum(answer.is_fallback for answer in answers)
+    due = sum(service.expected.is_canary(answer.user) for answer in answers) // FAULT_EVERY
+    told = service.otlp.counter_total("canary.fallbacks", canary_version="v2")
+    blamed = figures.line(service.otlp, "v2").errors
+    return [
+        Check(not failed, "No user saw an error while v2 was failing", f"{failed:,} did"),
+        Check(
+            rescued == due > 0,
+            f"All {due:,} failures of v2 were answered by v1",
+            f"{rescued:,} responses carry X-Canary-Fallback, {due:,} failures were injected",
+        ),
+        Check(
+            told == blamed == rescued,
+            "They stand in the telemetry as failures of v2",
+            f"canary.fallbacks says {told:,}, errors of v2 are {blamed:,}, the users saw {rescued:,}",
+        ),
+    ]
+
+
+def _telemetry(service: Service, answers: Sequence[Answer]) -> list[Check]:
+    seen = dict(Counter(answer.version for answer in answers))
+    measured = {version: figures.line(service.otlp, version).requests for version in seen}
+    spans = dict(figures.versions(figures.server_spans(service.otlp)))
+    return [
+        Check(measured == seen, "The metrics hold each request under its version", f"{measured}, not {seen}"),
+        Check(spans == seen, "So do the spans", f"{spans}, not {seen}"),
+    ]
+
+
+def _served(answers: Sequence[Answer]) -> dict[str, set[str]]:
+    served: dict[str, set[str]] = defaultdict(set)
+    for answer in answers:
+        served[answer.user].add(answer.version)
+    return served
+
+
+def _some(users: Sequence[str]) -> str:
+    more = f" and {len(users) - 3:,} more" if len(users) > 3 else ""
+    return ", ".join(users[:3]) + more

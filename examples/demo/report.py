@@ -1,0 +1,127 @@
+"""
+The figures as they are shown: tables, bars and sentences. Nothing here measures anything.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from . import figures
+from .screen import COLOURS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.otlp import OtlpReceiver, Span
+
+    from .checks import Check
+    from .figures import Line
+    from .traffic import Answer
+
+_BAR: Final = 40
+VERSIONS: Final = ("v1", "v2")
+
+
+def split(weight: float, answers: Sequence[Answer]) -> Table:
+    """Asked and got as two bars; *weight* in percent."""
+    users = {answer.user for answer in answers}
+    on_canary = {answer.user for answer in answers if answer.version == "v2"}
+    share = 100 * len(on_canary) / len(users)
+    table = _grid()
+    table.add_row("asked", _bar(weight), f"{weight:.1f} %", "")
+    table.add_row("got", _bar(share), f"{share:.1f} %", f"[dim]{len(on_canary):,} of {len(users):,} users on v2[/]")
+    return table
+
+
+def expectation(weight: float, users: int) -> str:
+    """What a fair draw gives: the mean ± two standard deviations of a binomial."""
+    mean = users * weight / 100
+    margin = 2 * sqrt(mean * (1 - weight / 100))
+    return (
+        f"[dim]A user's hash decides, so {users:,} users are a sample: {mean - margin:.0f} to {mean + margin:.0f} of them on v2\n"
+        f"is what {weight:g} % gives 19 times out of 20. The same users get the same versions in every run.[/]"
+    )
+
+
+def latencies(otlp: OtlpReceiver) -> Table:
+    """Requests, errors and quantiles by endpoint and version."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("endpoint", no_wrap=True)
+    for title in ("", "requests", "errors", "p50", "p95", "p99"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for method, route in figures.endpoints(otlp):
+        _add(table, [figures.line(otlp, version, method, route) for version in VERSIONS])
+    table.add_section()
+    _add(table, [figures.line(otlp, version) for version in VERSIONS], title="all endpoints", style="bold")
+    return table
+
+
+def spans(otlp: OtlpReceiver, roots: Sequence[Span]) -> Table:
+    """Whole traces as they arrived: each of *roots* and what is below it."""
+    table = _grid()
+    for root in roots:
+        table.add_row(*_cells(root, f"[dim]{root.trace_id[:8]}…[/]", root.name))
+        children = sorted((one for one in otlp.spans() if one.parent_id == root.span_id), key=lambda one: one.start_ns)
+        for child in children:
+            table.add_row(*_cells(child, "", f"└ {child.name}"))
+        for event in root.events:
+            told = ", ".join(f"{key}={value}" for key, value in event.attributes.items() if "stack" not in key)
+            table.add_row("", f"[red]! {event.name}[/]  [dim]{told}[/]")
+    return table
+
+
+def rescue(canary: Line, answers: Sequence[Answer]) -> Table:
+    """What v2 did, and what the users saw of it."""
+    failed, rescued = sum(one.is_failed for one in answers), sum(one.is_fallback for one in answers)
+    table = _grid()
+    table.add_row("v2 was asked", f"{canary.requests:,}", "times")
+    table.add_row("it failed", f"[red]{canary.errors:,}[/]", "times [dim](its errors in the telemetry)[/]")
+    table.add_row("v1 answered", f"[green]{rescued:,}[/]", "of those, in the same request")
+    table.add_row("users saw", f"[bold {'red' if failed else 'green'}]{failed:,}[/]", "errors")
+    return table
+
+
+def verdicts(checks: Sequence[Check]) -> Table:
+    """One line per check."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for check in checks:
+        mark = "[green]✓[/]" if check.holds else "[bold red]✗[/]"
+        table.add_row(mark, check.says if check.holds else f"[red]{check.says}: no, {check.found}.[/]")
+    return table
+
+
+def _grid() -> Table:
+    return Table.grid(padding=(0, 2, 0, 0))
+
+
+def _bar(percent: float) -> Text:
+    filled = max(1, round(_BAR * percent / 100)) if percent else 0
+    return Text("█" * filled, COLOURS["v2"]) + Text("█" * (_BAR - filled), f"dim {COLOURS['v1']}")
+
+
+def _add(table: Table, lines: Sequence[Line], *, title: str | None = None, style: str = "") -> None:
+    for number, line in enumerate(lines):
+        name = (title or line.endpoint.replace("/api/v2", "…")) if number == 0 else ""
+        errors = f"[red]{line.errors:,}[/]" if line.errors else "[dim]0[/]"
+        table.add_row(
+            name,
+            f"[{COLOURS[line.version]}]{line.version}[/]",
+            f"{line.requests:,}",
+            errors,
+            *(f"{1_000 * seconds:.1f} ms" if line.requests else "–" for seconds in (line.p50, line.p95, line.p99)),
+            style=style,
+        )
+
+
+def _cells(span: Span, trace: str, name: str) -> tuple[str, str, str, str]:
+    version = span.attributes.get("canary.version", "?")
+    return (
+        trace,
+        name,
+        f"[{COLOURS.get(version, 'red')}]canary.version={version}[/]",
+        f"{1_000 * span.duration_s:.1f} ms",
+    )

@@ -1,0 +1,45 @@
+"""
+The service of the demo: the FastAPI example under a real uvicorn, and a real OTLP receiver beside it.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from canary_middleware import Canary
+from tests.support import servers
+from tests.support.otlp import OtlpReceiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+APP: Final = "examples.fastapi_recommendations.app:app"
+PLAN: Final = Path(__file__).parents[1] / "fastapi_recommendations" / "canary.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service: where it listens, where its telemetry arrives, and the plan that it follows, asked here."""
+
+    url: str
+    otlp: OtlpReceiver
+    expected: Canary
+
+
+@contextmanager
+def running(settings: Mapping[str, str]) -> Iterator[Service]:
+    """
+    Start the service with *settings* in its environment. However the block ends, nothing is left running.
+
+    Raises:
+        ServerFailed: it did not start; with what it printed.
+    """
+    with OtlpReceiver() as otlp:
+        # Room for every span: on a slow machine the queue would drop some, and the totals are to be exact.
+        env = {**otlp.env(service="recommendations", interval_ms=400), "OTEL_BSP_MAX_QUEUE_SIZE": "32768", **settings}
+        with servers.uvicorn(APP, env=env) as server:
+            # The same plan in this process: versions are computed, so client and server must agree on each user.
+            yield Service(server.url, otlp, Canary.load(PLAN, environ=settings))

@@ -1,0 +1,20 @@
+"""
+For WSGI servers.
+
+    gunicorn --workers 2 examples.django_cms.wsgi:application
+"""
+
+from __future__ import annotations
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+from canary_middleware.telemetry import configure_telemetry
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "examples.django_cms.settings")
+
+# Sends nothing unless OTEL_EXPORTER_OTLP_ENDPOINT or its like is set.
+configure_telemetry()
+
+application = get_wsgi_application()

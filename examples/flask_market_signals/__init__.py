@@ -1,0 +1,1 @@
+"""A market-signal API on Flask: two features, each on its way from the legacy engine to the new one."""
