@@ -5,8 +5,8 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
 CONSTRAINTS ?= .ci/constraints.txt
+READY := $(VENV)/.ready-$(notdir $(CONSTRAINTS))
 ARGS ?=
 COVERAGE ?=
 
@@ -38,16 +38,16 @@ bench: $(READY)
 
 # pyright runs on node: without one it would download its own, so it waits for a machine that has it.
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict src
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy --strict src tests/support
 	@if command -v node >/dev/null 2>&1; then \
-		PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright; \
+		PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright; \
 	else echo "pyright: left out, node is not installed"; fi
 
 format: $(READY)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 $(READY): pyproject.toml $(wildcard $(CONSTRAINTS))
 	@python=$$(.ci/python) || exit 1; \
@@ -57,7 +57,7 @@ $(READY): pyproject.toml $(wildcard $(CONSTRAINTS))
 	fi
 	@echo "Installing what pyproject.toml names into $(VENV) (once; about a minute)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c $(CONSTRAINTS) -e '.[dev]'
-	@touch $@
+	@rm -f $(VENV)/.ready-*; touch $@
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis
