@@ -27,7 +27,6 @@ _DRIVE_TIMEOUT_S: Final = 45.0
 _ARRIVE_TIMEOUT_S: Final = 10.0
 
 Visitors = list[tuple[str, "Callable[[Visit], None]"]]
-Watch = "Callable[[Sequence[Answer]], None]"
 
 
 @dataclass(frozen=True, slots=True)

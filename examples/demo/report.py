@@ -42,8 +42,8 @@ def expectation(weight: float, users: int) -> str:
     mean = users * weight / 100
     margin = 2 * sqrt(mean * (1 - weight / 100))
     return (
-        f"[dim]A user's hash decides, so {users:,} users are a sample: {mean - margin:.0f} to {mean + margin:.0f} of them on v2\n"
-        f"is what {weight:g} % gives 19 times out of 20. The same users get the same versions in every run.[/]"
+        f"[dim]A hash of the user decides, so {users:,} users are a sample: {weight:g} % puts {mean - margin:.0f} to "
+        f"{mean + margin:.0f} of\nthem on v2, 19 times out of 20. The same users get the same versions in every run.[/]"
     )
 
 

@@ -61,8 +61,10 @@ class Visit:
 
 def browse(visit: Visit) -> None:
     """Look for something, compare two finds, look again."""
-    found = visit.post(f"{_RECOMMEND}/personalized", query=_TOPICS[len(visit.user) % 4]).get("items", [])
-    visit.post(f"{_RECOMMEND}/compare", items=(found + ["jazz-001", "chess-001"])[:4])
+    found = visit.post(f"{_RECOMMEND}/personalized", query=_TOPICS[int(visit.user[-4:]) % len(_TOPICS)]).get(
+        "items", []
+    )
+    visit.post(f"{_RECOMMEND}/compare", items=[*found[:3], "jazz-001", "chess-001"])
     visit.post(f"{_RECOMMEND}/personalized", query="jazz", limit=10)
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from flask import Flask, session
@@ -19,6 +18,9 @@ from canary_middleware.flask import init_app
 from canary_middleware.telemetry import configure_telemetry
 
 from . import legacy, signals
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ENGINES: Final[dict[str, ModuleType]] = {"legacy": legacy, "signals": signals}
 

@@ -4,7 +4,7 @@ Daily closing prices, the same in every run: a random walk seeded by the symbol.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 
 DAYS = 120
@@ -22,4 +22,4 @@ def closes(symbol: str) -> list[float]:
 def returns(symbol: str) -> list[float]:
     """Day-to-day changes as fractions; one fewer than ``closes``."""
     prices = closes(symbol)
-    return [after / before - 1 for before, after in zip(prices, prices[1:], strict=False)]
+    return [after / before - 1 for before, after in pairwise(prices)]
