@@ -23,6 +23,8 @@ from .service import APP, Service, running
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tests.support.otlp import Span
+
 WEIGHT: Final = 10
 _PERSONALIZED: Final = "/api/v2/recommend/personalized"
 
@@ -43,7 +45,7 @@ def main() -> int:
         screen.console.print(f"\n   [bold red]The demo could not go on.[/] {escape(str(error))}")
         return 1
     _next_steps(screen)
-    return _verdict(screen, found, time.monotonic() - started)
+    return verdict(screen, found, time.monotonic() - started)
 
 
 def _split(screen: Screen) -> list[checks.Check]:
@@ -93,7 +95,7 @@ def _service(screen: Screen, settings: Mapping[str, str]) -> Iterator[Service]:
         yield service
 
 
-def _one_each(service: Service) -> list[figures.Span]:
+def _one_each(service: Service) -> list[Span]:
     """A span of each version, of the endpoint that differs most."""
     ours = [span for span in figures.server_spans(service.otlp) if span.attributes.get("http.route") == _PERSONALIZED]
     return [
@@ -114,7 +116,8 @@ def _next_steps(screen: Screen) -> None:
     )
 
 
-def _verdict(screen: Screen, found: list[checks.Check], elapsed_s: float) -> int:
+def verdict(screen: Screen, found: list[checks.Check], elapsed_s: float) -> int:
+    """The last line, and the exit code that it stands for."""
     failed = sum(not check.holds for check in found)
     screen.console.print()
     if failed:
