@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .ports import Recorder
-    from .rollout import Assignment, Router, Variant
+    from .door import Door
+    from .rollout import Assignment
 
 UNAVAILABLE: Final = frozenset({500, 502, 503, 504})
 """Statuses of a canary that stable may answer instead; 501 and 505 to 511 say something about the request."""
@@ -39,6 +39,7 @@ class Exchange:
 
     Attributes:
         assignment: what serves this request now; becomes stable's when stable takes over.
+        decided: the assignment it came in with.
         variant: what the request is counted under; stays the canary's when stable takes over.
         method: HTTP method as sent, or ``WEBSOCKET``.
         started: reading of the clock at the decision, in seconds.
@@ -49,77 +50,43 @@ class Exchange:
         missed: why stable could not (``"started"``, ``"body"``), or None.
         is_aborted: the client left before the last byte.
         duration: seconds; final once ended.
+        answered_at: reading of the clock at a websocket's handshake; its duration ends there, its outcome later.
+        new_id: anonymous id made for this request, to be set as a cookie; None otherwise.
         span: the recorder's own, or None.
+        release: gives back what the request holds, such as the recording of its body; called at the end.
     """
 
-    __slots__ = (
-        "_on_end",
-        "assignment",
-        "duration",
-        "error_type",
-        "failure",
-        "has_ended",
-        "identity",
-        "is_aborted",
-        "method",
-        "missed",
-        "new_id",
-        "recorder",
-        "route",
-        "router",
-        "span",
-        "started",
-        "status",
-        "variant",
-    )
-
-    assignment: Assignment
-    variant: Variant
-    router: Router
-    method: str
-    started: float
-    status: int
-    route: str | None
-    error_type: str | None
-    failure: Failure | None
-    missed: str | None
-    new_id: str | None
-    is_aborted: bool
-    has_ended: bool
-    duration: float
-    span: object
-    recorder: Recorder | None
+    # Class attributes as defaults, and no slots: a request writes five attributes instead of fifteen.
+    status: int = 0
+    route: str | None = None
+    error_type: str | None = None
+    failure: Failure | None = None
+    missed: str | None = None
+    new_id: str | None = None
+    is_aborted: bool = False
+    has_ended: bool = False
+    duration: float = 0.0
+    span: object = None
+    answered_at: float | None = None
+    release: Callable[[], object] | None = None
 
     def __init__(
-        self,
-        assignment: Assignment,
-        router: Router,
-        method: str,
-        started: float,
-        on_end: Callable[[Exchange], None],
+        self, assignment: Assignment, door: Door, method: str, started: float, on_end: Callable[[Exchange], None]
     ) -> None:
-        self.assignment = assignment
+        self.assignment = self.decided = assignment
         self.variant = assignment[0]
-        self.router = router
+        self.door = door
         self.method = method
         self.started = started
         self._on_end = on_end
-        self.status = 0
-        self.route = None
-        self.error_type = None
-        self.failure = None
-        self.missed = None
-        self.new_id = None
-        self.is_aborted = False
-        self.has_ended = False
-        self.span = None
-        self.recorder = None
 
     def finish(self) -> None:
         """End the exchange: the first call counts it, later ones do nothing. Never raises."""
         if not self.has_ended:
             self.has_ended = True
             self._on_end(self)
+            if self.release is not None:
+                self.release()
 
     def raised(self, error: BaseException) -> None:
         """The app raised *error*: the server will answer 500, or cut the stream short."""
@@ -129,6 +96,18 @@ class Exchange:
         if self.status < 500:
             self.status = 500
         self.finish()
+
+    def fall_back(self, failure: Failure) -> None:
+        """The canary failed: from here on stable serves, and the request counts as the canary's failure."""
+        self.failure = failure
+        self.status = 0
+        self.error_type = None
+        self.assignment = self.door.fallback
+
+    def unserved(self, error: Exception) -> None:
+        """The version has nothing that serves it: stable does, and the operator is told once."""
+        self.door.complain("dispatch", error, "stable serves such requests")
+        self.assignment = self.door.error
 
     def aborted(self) -> None:
         """The client left: neither success nor failure."""

@@ -4,10 +4,19 @@ What others implement: the sockets between the core and the world. Nothing here 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from .endpoints import Match
     from .exchange import Exchange
+
+    # Any: the ASGI specification puts anything in a scope or a message.
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
 
 
 class RequestHead(Protocol):
@@ -17,6 +26,9 @@ class RequestHead(Protocol):
     Text is decoded the same way in both colours: UTF-8, and Latin-1 where that fails. Absent is None; a value that is
     there but empty is ``""``. No method raises on what a client sent.
     """
+
+    match: Match[Any] | None
+    """The endpoint template that covers the request; set by ``Canary.begin``."""
 
     @property
     def method(self) -> str: ...
@@ -32,6 +44,11 @@ class RequestHead(Protocol):
     @property
     def app(self) -> object:
         """The framework's application object where the request names one, else what the middleware wraps."""
+        ...
+
+    @property
+    def native(self) -> object:
+        """The framework's own request object, for key functions and attributes of the app's making."""
         ...
 
     @property

@@ -31,6 +31,7 @@ Reason = Literal[
     "no_identity",  # no source yielded a value
     "retired",  # stable is out of service: everyone gets the canary
     "uncovered",  # no rollout covers this endpoint
+    "fallback",  # the canary failed this very request, and stable answers it
     "error",  # something of ours failed; stable serves
 ]
 RANDOMISED: Final[frozenset[Reason]] = frozenset({"weight"})
@@ -195,8 +196,8 @@ class Router:
     """
 
     __slots__ = (
+        "_by_hash_only",
         "_canary",
-        "_canaries",
         "_limit",
         "_no_identity",
         "_point",
@@ -247,6 +248,15 @@ class Router:
             for segment in plan.segments
         )
 
+        self._by_hash_only = (
+            self.fixed is None and rollout.stable_enabled and not self._users and not self._rules
+        )
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The stable version's name, then the canaries'."""
+        return (self.plan.stable, *(version for version, _ in self.plan.canaries))
+
     def variant(self, version: str, reason: Reason) -> Variant:
         """The Variant of *version* under this rollout."""
         role: Role = "stable" if version == self.plan.stable else "canary"
@@ -258,8 +268,10 @@ class Router:
         if rollout.phase == "locked":
             return self.variant(self.plan.stable, "emergency")
         if not rollout.stable_enabled:
-            # With several canaries the shares still decide which; see assign().
-            return None if self._version_draw else self.variant(self.plan.canaries[0][0], "retired")
+            # Which canary, and who is pinned to the retired version, still depends on the identity; see _assign().
+            if self._version_draw is None and not self.plan.overrides.users:
+                return self.variant(self.plan.canaries[0][0], "retired")
+            return None
         if not rollout.enabled or not self.plan.enabled:
             return self.variant(self.plan.stable, "disabled")
         if rollout.phase == "rolled_back":
@@ -290,9 +302,9 @@ class Router:
             return None
         return Assignment(self.variant(version, "override"), self.revision)
 
-    def needs_identity(self) -> bool:
-        """Whether the answer depends on who asks."""
-        return self.fixed is None
+    def point(self, identity: str) -> bytes:
+        """Where *identity* stands on the ring, as digest bytes."""
+        return self._point(identity)
 
     def assign(
         self,
@@ -310,7 +322,7 @@ class Router:
             head: the request, for segment rules on headers; None outside a request.
             attributes: values for segment rules, where there is no request to read them from.
         """
-        if self.fixed is None and not self._users and not self._rules and identity is not None:
+        if self._by_hash_only and identity is not None:
             point = self._point(identity)
             if point < self._limit:
                 variant = self._canary if self._version_draw is None else self._nth(identity, "weight")
@@ -328,10 +340,10 @@ class Router:
         if self.fixed is not None:
             return Assignment(self.fixed, self.revision)
         point = None if identity is None else self._point(identity)
-        if not self.rollout.stable_enabled:
-            return Assignment(self._nth(identity or "", "retired"), self.revision, point)
         if identity is not None and identity in self._users:
             return Assignment(self.variant(self._users[identity], "user"), self.revision, point)
+        if not self.rollout.stable_enabled:
+            return Assignment(self._nth(identity or "", "retired"), self.revision, point)
         for rule in self._rules:
             if rule.matches(head, identity, attributes):
                 return self._by_rule(rule, identity, point)

@@ -1,0 +1,44 @@
+"""
+Run two versions of an API in one process, and move users from one to the other by evidence.
+
+This module imports no framework, no store backend and no telemetry; each has a module of its own name.
+"""
+
+from __future__ import annotations
+
+from .canary import Canary
+from .core.identity import (
+    anonymous,
+    by_callable,
+    by_client,
+    by_cookie,
+    by_header,
+    by_json,
+    by_path,
+    by_query,
+    by_session,
+    by_user,
+)
+from .core.plan import Stage
+from .core.rollout import Assignment
+from .dispatch import current, handlers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Assignment",
+    "Canary",
+    "Stage",
+    "anonymous",
+    "by_callable",
+    "by_client",
+    "by_cookie",
+    "by_header",
+    "by_json",
+    "by_path",
+    "by_query",
+    "by_session",
+    "by_user",
+    "current",
+    "handlers",
+]

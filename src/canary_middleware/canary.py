@@ -1,0 +1,576 @@
+"""
+Canary: the one object an app makes, and the only place where the parts meet.
+
+The request path is ``begin`` → the app → ``Exchange.finish``. It reads attributes that changes swap whole, and does
+no I/O.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+
+from .core import transitions
+from .core.bucketing import bucket_of
+from .core.door import Door
+from .core.endpoints import EndpointTable
+from .core.exchange import Exchange, Uncovered
+from .core.identity import Anonymous, Client, JsonField
+from .core.override import OverrideReader, sign
+from .core.plan import parse
+from .core.ports import BodyNotRead
+from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
+from .counts import Counts
+from .errors import ConfigError
+from .troubles import Troubles, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .core.bucketing import Draw
+    from .core.exchange import Failure
+    from .core.identity import Source
+    from .core.plan import Plan, RolloutFields
+    from .core.ports import Recorder, RequestHead
+
+_NOTHING: Final[Mapping[str, str]] = {}
+
+
+class TelemetryOptions(TypedDict, total=False):
+    """What a Canary's telemetry does beyond the defaults; see ``telemetry.recorder``."""
+
+    server_span: str
+    http_metrics: str
+    context_id: bool
+    flag_events: bool
+    baggage: bool
+
+
+class _Slot:
+    """Where one rollout's door hangs; a change swaps ``door``, and the next request goes through the new one."""
+
+    __slots__ = ("door",)
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+
+
+class _Map:
+    """Which rollout covers a path. Replaced whole when endpoints change."""
+
+    __slots__ = ("only", "table")
+
+    def __init__(self, slots: Sequence[_Slot]) -> None:
+        plans = [slot.door.router.plan for slot in slots]
+        first = plans[0]
+        self.only = slots[0] if len(slots) == 1 and not first.endpoints and not first.exclude else None
+        entries: list[tuple[str, _Slot | None]] = [(template, None) for plan in plans for template in plan.exclude]
+        for slot, plan in zip(slots, plans, strict=True):
+            entries.extend((template, slot) for template in plan.endpoints or ("*",))
+        self.table: EndpointTable[_Slot | None] = EndpointTable(entries)
+
+
+class Canary:
+    """
+    One or several rollouts, and everything an app asks of them.
+
+    Args:
+        name: the rollout's name.
+        attributes: makes a mapping of the framework's request, for segment rules on what the app knows of it.
+        clock: monotonic seconds; handed in by tests.
+        now: Unix seconds; handed in by tests.
+        environ: where the variables that the plan names are read, once, here; by default ``os.environ``.
+        telemetry: see ``TelemetryOptions``.
+        fields: the keys of ``[rollout.<name>]`` in a plan file: ``endpoints``, ``key``, ``weight``, ``stages`` …
+    Raises:
+        ConfigError: what is wrong with the plan or the environment, key by key.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        attributes: Callable[[Any], Mapping[str, str]] | None = None,  # Any: the framework's own request
+        clock: Callable[[], float] = time.perf_counter,
+        now: Callable[[], float] = time.time,
+        environ: Mapping[str, str] | None = None,
+        telemetry: TelemetryOptions | None = None,
+        **fields: Unpack[RolloutFields],
+    ) -> None:
+        self._setup(parse({"schema": 1, "rollout": {name: dict(fields)}}), attributes, clock, now, environ, telemetry)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any],  # Any: a plan's values are checked one by one
+        *,
+        attributes: Callable[[Any], Mapping[str, str]] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        now: Callable[[], float] = time.time,
+        environ: Mapping[str, str] | None = None,
+        telemetry: TelemetryOptions | None = None,
+    ) -> Canary:
+        """The Canary of a plan: the path of a ``.toml``, ``.json`` or ``pyproject.toml`` file, or a mapping."""
+        if isinstance(source, (str, os.PathLike)):
+            from .planfile import read_plan
+
+            source = read_plan(source)
+        canary = cls.__new__(cls)
+        canary._setup(parse(source), attributes, clock, now, environ, telemetry)
+        return canary
+
+    def _setup(
+        self,
+        plan: Plan,
+        attributes: Callable[[Any], Mapping[str, str]] | None,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        environ: Mapping[str, str] | None,
+        telemetry: TelemetryOptions | None,
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        self.plan = plan
+        self.counts = Counts()
+        self.troubles = Troubles()
+        self._attributes = attributes
+        self._region = environ.get("CANARY_REGION")
+        self.clock = clock
+        self._now = now
+        self._telemetry_options: TelemetryOptions = telemetry or {}
+        self._recorder: Recorder | None = None
+        self._observers: tuple[Callable[[Exchange], None], ...] = ()
+        self._variants = Variants()
+        self._draws: dict[tuple[str, str], Draw] = {}
+        self._changing = threading.RLock()
+        self._pid = -1
+        self._since = clock()
+        self._forced: Mapping[str, str] = _NOTHING
+        self._slots: dict[str, _Slot] = {}
+        self._sources: dict[str, tuple[Source, ...]] = {}
+        self._overrides: dict[str, OverrideReader | None] = {}
+        self._tokens: dict[str, str] = {}
+        self._load_plan(plan, environ)
+
+    # -- setting up ---------------------------------------------------------------------------------------------------
+
+    def _load_plan(self, plan: Plan, environ: Mapping[str, str]) -> None:
+        from .core.environment import read_environment
+
+        if not plan.rollouts:
+            raise ConfigError("the plan holds no rollout: add a [rollout.<name>] table")
+        pins = read_environment(plan, environ)
+        for rollout_plan in plan.rollouts:
+            name = rollout_plan.name
+            pin = pins[name]
+            self._sources[name] = tuple(self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key)
+            self._overrides[name] = self._override_reader(name, environ, rollout_plan.overrides)
+            rollout = Rollout(
+                plan=rollout_plan,
+                weight_ppm=rollout_plan.weight_ppm,
+                pinned_ppm=pin.weight_ppm,
+                enabled=pin.enabled is not False,
+                stable_enabled=pin.stable_enabled is not False,
+            )
+            self._slots[name] = _Slot(self._door(rollout))
+        self._remap()
+
+    def _remap(self) -> None:
+        slots = tuple(self._slots.values())
+        stable = slots[0].door.router.plan.stable
+        self.uncovered = Uncovered(Assignment(self._variants.get("", stable, "stable", "uncovered"), 0))
+        self._map = _Map(slots)
+
+    def _bound(self, source: Source, plan: Plan, json_cap: int, environ: Mapping[str, str]) -> Source:
+        """*source* with what the rest of the plan and the environment say about it."""
+        if isinstance(source, JsonField):
+            return source.capped(json_cap)
+        if isinstance(source, Client) and source.trusted is None:
+            return Client(plan.trusted_proxies)
+        if isinstance(source, Anonymous) and not source.is_bound:
+            options = plan.anonymous
+            return Anonymous(
+                options.cookie,
+                secret=environ.get(options.secret_env or "") or None,
+                max_age_s=int(options.max_age_s),
+                path=options.path,
+                domain=options.domain,
+                secure=options.secure,
+                httponly=options.httponly,
+                same_site=options.same_site,
+            )
+        return source
+
+    def _override_reader(self, name: str, environ: Mapping[str, str], options: Any) -> OverrideReader | None:
+        token = environ.get(options.token_env, "") if options.token_env else ""
+        if not token or not (options.header or options.cookie):
+            return None
+        self._tokens[name] = token
+        return OverrideReader(options.header, options.cookie, token)
+
+    def _door(self, rollout: Rollout) -> Door:
+        door = Door(
+            Router(rollout, self._variants, self._draws),
+            self._sources[rollout.name],
+            self._overrides[rollout.name],
+            _random_id,
+            self._now,
+            self.troubles.report,
+        )
+        version = self._forced.get(rollout.name)
+        return door if version is None else door.forced(version)
+
+    # -- the request path ---------------------------------------------------------------------------------------------
+
+    def begin(self, head: RequestHead, started: float | None = None) -> Exchange | None:
+        """
+        Decide a request.
+
+        Args:
+            head: the request.
+            started: reading of the clock when the request came in, where the door has waited for the body since.
+        Returns:
+            its Exchange, or None where no rollout covers it: the app then runs as if we were not there.
+        Raises:
+            BodyNotRead: the identity is in a body that the door must read first.
+        """
+        if os.getpid() != self._pid:  # not os.register_at_fork: uWSGI forks in C and never calls it
+            self._start_process()
+        if started is None:
+            started = self.clock()
+        routes = self._map
+        slot = routes.only
+        if slot is None:
+            match = routes.table.match(head.method, head.path)
+            if match is None or match.value is None:
+                return None
+            slot = match.value
+            head.match = match
+        else:
+            match = None
+        door = slot.door
+        try:
+            assignment, new_id = door.decide(head)
+        except BodyNotRead:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever failed, the request must be served
+            self.troubles.report("assignment", error, "stable serves that request")
+            assignment, new_id = door.error, None
+        exchange = Exchange(assignment, door, head.method, started, self._end)
+        if new_id is not None:
+            exchange.new_id = new_id
+        if match is not None and "*" not in match.template:
+            exchange.route = match.template
+        self.counts.begin(exchange.variant)
+        if self._recorder is not None:
+            try:
+                self._recorder.begin(exchange, head)
+            except Exception as error:  # noqa: BLE001
+                self.troubles.report("telemetry", error, "that request's telemetry is incomplete")
+        return exchange
+
+    def _end(self, exchange: Exchange) -> None:
+        try:
+            ended = self.clock() if exchange.answered_at is None else exchange.answered_at
+            elapsed = ended - exchange.started
+            # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
+            exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
+            self.counts.end(exchange)
+            if self._recorder is not None:
+                self._recorder.end(exchange)
+            for observe in self._observers:
+                observe(exchange)
+        except Exception as error:  # noqa: BLE001 - the answer is on its way already
+            self.troubles.report("accounting", error, "that request is not counted in full")
+
+    def fell_back(self, exchange: Exchange, failure: Failure) -> None:
+        """The canary failed before its first byte, and stable is about to serve the same request."""
+        version = exchange.assignment.version
+        exchange.fall_back(failure)
+        logger.error(
+            "canary %s of %s failed with %s; stable answers this request",
+            version,
+            exchange.variant.rollout,
+            failure.error_type,
+            exc_info=failure.exception,
+        )
+        if self._recorder is not None:
+            try:
+                self._recorder.fallback(exchange)
+            except Exception as error:  # noqa: BLE001
+                self.troubles.report("telemetry", error, "that request's telemetry is incomplete")
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Where spans go, or None without telemetry."""
+        return self._recorder
+
+    def attributes_of(self, native: object) -> Mapping[str, str]:
+        """What the app's ``attributes`` function says of a request; empty where it has none or fails."""
+        if self._attributes is None:
+            return _NOTHING
+        try:
+            return self._attributes(native)
+        except Exception as error:  # noqa: BLE001 - a function of the app's
+            self.troubles.report("attributes", error, "segment rules on attributes do not match that request")
+            return _NOTHING
+
+    @property
+    def region(self) -> str | None:
+        """The region this process runs in (``CANARY_REGION``), for segment rules where the app names none."""
+        return self._region
+
+    def _start_process(self) -> None:
+        """First request of this process, or of this fork: counts start from zero, telemetry gets its own threads."""
+        with self._changing:
+            if self._pid == os.getpid():
+                return
+            if self._pid != -1:
+                self.counts.forked()
+            try:
+                from . import telemetry
+
+                self._recorder = telemetry.recorder(self, **self._telemetry_options)
+            except Exception as error:  # noqa: BLE001
+                self._recorder = None
+                self.troubles.report("telemetry", error, "this process sends no telemetry of its own")
+            self._pid = os.getpid()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown."""
+        if self._recorder is not None:
+            from . import telemetry
+
+            telemetry.flush(timeout_s)
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """All rollouts as they stand, in the plan's order."""
+        return tuple(slot.door.router.rollout for slot in self._slots.values())
+
+    def versions(self) -> frozenset[str]:
+        """The names of all versions of all rollouts."""
+        plans = [rollout.plan for rollout in self.rollouts()]
+        return frozenset(name for plan in plans for name in (plan.stable, *(canary for canary, _ in plan.canaries)))
+
+    def rollout(self, name: str | None = None) -> Rollout:
+        """One rollout; *name* may be left out where there is only one."""
+        return self._slot(name).door.router.rollout
+
+    def _slot(self, name: str | None) -> _Slot:
+        if name is None:
+            if len(self._slots) > 1:
+                raise ConfigError(f"which rollout? This Canary holds {', '.join(self._slots)}: pass rollout=…")
+            return next(iter(self._slots.values()))
+        try:
+            return self._slots[name]
+        except KeyError:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, self._slots, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._slots)}"
+            raise ConfigError(f"there is no rollout {name!r}: {hint}") from None
+
+    def assign(
+        self, identity: str | None, *, rollout: str | None = None, attributes: Mapping[str, str] = _NOTHING
+    ) -> Assignment:
+        """The Assignment of *identity* outside a request: in jobs, consumers, or for a second rollout inside one."""
+        return self._slot(rollout).door.router.assign(identity or None, None, attributes)
+
+    def version_for(self, identity: str | None, *, rollout: str | None = None) -> str:
+        """The version's name that *identity* gets; stable's for None or ``""``."""
+        return self.assign(identity, rollout=rollout).version
+
+    def is_canary(self, identity: str | None, *, rollout: str | None = None) -> bool:
+        """Whether *identity* gets a canary."""
+        return self.assign(identity, rollout=rollout).role == "canary"
+
+    def explain(self, identity: str, *, rollout: str | None = None) -> dict[str, Any]:
+        """
+        Why *identity* gets what it gets, as plain data for people and tools.
+
+        Returns:
+            rollout, version, role, reason, bucket (0 … 999 999), weight now (percent), and ``enters_at``: the lowest
+            weight in percent at which the hash gives it the canary.
+        """
+        slot = self._slot(rollout)
+        router = slot.door.router
+        assignment = router.assign(identity or None)
+        bucket = bucket_of(router.point(identity)) if identity else None
+        return {
+            "rollout": router.plan.name,
+            "version": assignment.version,
+            "role": assignment.role,
+            "reason": assignment.reason,
+            "bucket": bucket,
+            "weight": router.rollout.effective_ppm / 10_000,
+            "enters_at": None if bucket is None else entry_weight(bucket),
+            "canary": router.canary_version(identity) if identity else None,
+            "revision": router.revision,
+        }
+
+    def metrics_summary(self, rollout: str | None = None, *, raw: bool = True) -> dict[str, Any]:
+        """
+        Requests, errors and durations of both sides and their comparison, under the names of the metrics endpoint.
+
+        Args:
+            raw: plain numbers (rates as fractions, times in ms); False formats them as text, as the endpoint does.
+        """
+        from .summary import summarise
+
+        plan = self._slot(rollout).door.router.plan
+        return summarise(self.counts.snapshot().series, plan, self.clock() - self._since, raw=raw)
+
+    def endpoint_metrics(self, rollout: str | None = None, *, raw: bool = True) -> dict[str, dict[str, Any]]:
+        """The same per endpoint: route template → summary. Requests without a route stand under ``""``."""
+        from .summary import by_endpoint
+
+        plan = self._slot(rollout).door.router.plan
+        return by_endpoint(self.counts.snapshot().series, plan, self.clock() - self._since, raw=raw)
+
+    def internal_errors(self) -> Mapping[tuple[str, str], int]:
+        """(component, error class) → dynamic failures of ours so far."""
+        return self.troubles.counts()
+
+    def snapshot_age_s(self) -> float:
+        """Seconds since the served state was last known to be current; 0 while this process owns it."""
+        return 0.0
+
+    def override(self, wanted: str, *, expires_in_s: float = 3600.0, rollout: str | None = None) -> str:
+        """
+        A signed value for the override header or cookie.
+
+        Args:
+            wanted: ``always``, ``never`` or a version's name.
+            expires_in_s: seconds from now on that it is good for.
+        Raises:
+            ConfigError: no token is configured.
+        """
+        plan = self._slot(rollout).door.router.plan
+        token = self._tokens.get(plan.name)
+        if token is None:
+            raise ConfigError(f"overrides of {plan.name!r} are off: set {plan.overrides.token_env} in the environment")
+        return sign(wanted, token=token, until_s=int(self._now() + expires_in_s))
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def change(self, transition: Callable[[Rollout], Rollout], *, rollout: str | None, actor: str, reason: str) -> Rollout:
+        """Apply one of ``core.transitions``; the next request sees it."""
+        with self._changing:
+            slot = self._slot(rollout)
+            changed = transition(slot.door.router.rollout)
+            slot.door = self._door(changed)
+            return changed
+
+    def set_weight(self, weight: float, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """
+        Set the weight by hand, in percent with up to four decimals; the plan pauses there.
+
+        Raises:
+            TransitionRefused: the rollout is latched, or the environment pins its weight.
+            ConfigError: *weight* is no percentage.
+        """
+        from .core.plan import parse_percent
+
+        ppm = parse_percent(weight, "weight")
+        return self.change(
+            lambda current: transitions.set_weight(current, ppm), rollout=rollout, actor=actor, reason=reason
+        )
+
+    def start(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Enter the first stage."""
+        return self.change(transitions.start, rollout=rollout, actor=actor, reason=reason)
+
+    def advance(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Enter the next stage."""
+        return self.change(transitions.advance, rollout=rollout, actor=actor, reason=reason)
+
+    def pause(self, *, actor: str = "app", reason: str = "manual", rollout: str | None = None) -> Rollout:
+        """Stop at the present weight until resumed."""
+        return self.change(
+            lambda current: transitions.pause(current, reason), rollout=rollout, actor=actor, reason=reason
+        )
+
+    def resume(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Go on after a pause."""
+        return self.change(transitions.resume, rollout=rollout, actor=actor, reason=reason)
+
+    def roll_back(self, *, actor: str = "app", reason: str = "manual", rollout: str | None = None) -> Rollout:
+        """Weight 0 from the next request on, until somebody retries."""
+        return self.change(
+            lambda current: transitions.roll_back(current, reason), rollout=rollout, actor=actor, reason=reason
+        )
+
+    def retry(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Begin anew after a rollback."""
+        return self.change(transitions.retry, rollout=rollout, actor=actor, reason=reason)
+
+    def emergency(self, on: bool = True, *, actor: str = "app", reason: str = "") -> None:
+        """Every rollout and override off (or, with ``on=False``, the latch lifted: all stay rolled back)."""
+        transition = transitions.lock if on else transitions.unlock
+        for name in self._slots:
+            self.change(transition, rollout=name, actor=actor, reason=reason)
+
+    def add_endpoint(self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Cover one more endpoint, for example ``"POST /api/v2/recommend/compare"``."""
+        return self._change_endpoints(
+            lambda current: transitions.add_endpoint(current, template), rollout, actor, reason
+        )
+
+    def remove_endpoint(self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Cover an endpoint no longer: stable serves it, uncounted."""
+        return self._change_endpoints(
+            lambda current: transitions.remove_endpoint(current, template), rollout, actor, reason
+        )
+
+    def _change_endpoints(
+        self, transition: Callable[[Rollout], Rollout], rollout: str | None, actor: str, reason: str
+    ) -> Rollout:
+        with self._changing:
+            changed = self.change(transition, rollout=rollout, actor=actor, reason=reason)
+            self._remap()
+            return changed
+
+    # -- for tests ----------------------------------------------------------------------------------------------------
+
+    def force(self, version: str, rollout: str | None = None) -> Callable[[], None]:
+        """Give every covered request *version* until the returned function is called. See ``testing.force``."""
+        with self._changing:
+            slots = [self._slot(rollout)] if rollout is not None else list(self._slots.values())
+            forced = {s.door.router.plan.name: version for s in slots if version in s.door.router.versions}
+            if not forced:
+                raise ConfigError(f"cannot force {version!r}: the versions are {', '.join(sorted(self.versions()))}")
+            before = self._forced
+            self._hang_doors({**before, **forced})
+
+        def undo() -> None:
+            with self._changing:
+                self._hang_doors(before)
+
+        return undo
+
+    def _hang_doors(self, forced: Mapping[str, str]) -> None:
+        self._forced = forced
+        for slot in self._slots.values():
+            slot.door = self._door(slot.door.router.rollout)
+
+    def observe(self, observer: Callable[[Exchange], None]) -> Callable[[], None]:
+        """Call *observer* with every exchange that ends, until the returned function is called."""
+        with self._changing:
+            self._observers = (*self._observers, observer)
+
+        def stop() -> None:
+            with self._changing:
+                self._observers = tuple(o for o in self._observers if o is not observer)
+
+        return stop
+
+    def __repr__(self) -> str:
+        state = ", ".join(f"{r.name} {r.effective_ppm / 10_000:g} % {r.phase}" for r in self.rollouts())
+        return f"<Canary {state}>"
+
+
+def _random_id() -> str:
+    return os.urandom(16).hex()

@@ -1,0 +1,170 @@
+"""
+How a rollout may change: pure functions Rollout → Rollout, each one revision further.
+
+Automation may only advance one stage, hold, or roll back. Lowering a weight is always allowed. Nothing but ``retry``
+leaves a rollback, and nothing but ``unlock`` the emergency latch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TransitionRefused
+
+if TYPE_CHECKING:
+    from .rollout import Rollout
+
+
+def _next(rollout: Rollout, **changes: Any) -> Rollout:  # Any: the fields of Rollout, checked by its own tests
+    return replace(rollout, revision=rollout.revision + 1, **changes)
+
+
+def _refuse(rollout: Rollout, verb: str, way_out: str) -> TransitionRefused:
+    reason = f" ({rollout.phase_reason})" if rollout.phase_reason else ""
+    return TransitionRefused(f"cannot {verb} {rollout.name!r}: it is {rollout.phase}{reason}. {way_out}")
+
+
+def _require_unlatched(rollout: Rollout, verb: str) -> None:
+    if rollout.phase == "locked":
+        raise _refuse(rollout, verb, "Lift the emergency latch first (canary emergency off).")
+    if rollout.phase == "rolled_back":
+        raise _refuse(rollout, verb, "Retry it first (canary retry), once the cause is mended.")
+
+
+def start(rollout: Rollout) -> Rollout:
+    """Enter the first stage."""
+    _require_unlatched(rollout, "start")
+    if rollout.phase != "idle":
+        raise _refuse(rollout, "start", "It has been started already.")
+    return _enter(rollout, 0)
+
+
+def _enter(rollout: Rollout, stage: int) -> Rollout:
+    stages = rollout.plan.stages
+    if not stages:
+        raise _refuse(rollout, "advance", "Its plan has no stages; set a weight instead.")
+    return _next(
+        rollout, phase="progressing", phase_reason="", stage=stage, weight_ppm=stages[stage].weight_ppm, resume_to=None
+    )
+
+
+def advance(rollout: Rollout) -> Rollout:
+    """Enter the next stage, or bake after the last one."""
+    _require_unlatched(rollout, "advance")
+    if rollout.phase in ("baking", "completed"):
+        raise _refuse(rollout, "advance", "It has passed its last stage.")
+    following = rollout.stage + 1
+    if rollout.plan.stages and following >= len(rollout.plan.stages):
+        return _next(rollout, phase="baking", phase_reason="", resume_to=None)
+    return _enter(rollout, following)
+
+
+def go_to_stage(rollout: Rollout, stage: int) -> Rollout:
+    """Enter stage *stage* (0 is the first): a human's move, in either direction."""
+    _require_unlatched(rollout, "change the stage of")
+    if not 0 <= stage < len(rollout.plan.stages):
+        raise _refuse(rollout, f"enter stage {stage + 1} of", f"Its plan has {len(rollout.plan.stages)} stages.")
+    return _enter(rollout, stage)
+
+
+def pause(rollout: Rollout, why: str = "manual") -> Rollout:
+    """Stop where it is until a human resumes it."""
+    _require_unlatched(rollout, "pause")
+    if rollout.phase in ("idle", "completed"):
+        raise _refuse(rollout, "pause", "Nothing is moving.")
+    if rollout.phase == "paused":
+        return _next(rollout, phase_reason=why)
+    return _next(rollout, phase="paused", phase_reason=why, resume_to=_moving(rollout))
+
+
+def _moving(rollout: Rollout) -> Any:  # Any: Phase, narrowed by the caller's field
+    return "baking" if rollout.phase == "baking" else "progressing"
+
+
+def resume(rollout: Rollout) -> Rollout:
+    """Go on after a pause or a hold."""
+    _require_unlatched(rollout, "resume")
+    if rollout.phase not in ("paused", "holding"):
+        raise _refuse(rollout, "resume", "It is neither paused nor holding.")
+    if not rollout.plan.stages:
+        raise _refuse(rollout, "resume", "Its plan has no stages; its weight stays what was set by hand.")
+    return _next(
+        rollout, phase=rollout.resume_to or "progressing", phase_reason="", stage=max(rollout.stage, 0), resume_to=None
+    )
+
+
+def hold(rollout: Rollout, why: str) -> Rollout:
+    """Wait, by automation, until *why* is over; the weight stays."""
+    _require_unlatched(rollout, "hold")
+    if rollout.phase not in ("progressing", "holding"):
+        raise _refuse(rollout, "hold", "Only a rollout in progress can hold.")
+    return _next(rollout, phase="holding", phase_reason=why, resume_to="progressing")
+
+
+def set_weight(rollout: Rollout, weight_ppm: int) -> Rollout:
+    """A weight set by hand, 0 … 1 000 000 ppm: the plan pauses there. Lowering is allowed in every phase."""
+    if not 0 <= weight_ppm <= 1_000_000:
+        raise TransitionRefused(f"weight {weight_ppm} ppm is outside 0 … 1 000 000")
+    if rollout.is_latched:
+        if weight_ppm > 0:
+            _require_unlatched(rollout, "set the weight of")
+        return _next(rollout, weight_ppm=0)
+    return _next(rollout, phase="paused", phase_reason="manual", weight_ppm=weight_ppm, resume_to=_moving(rollout))
+
+
+def roll_back(rollout: Rollout, trigger: str) -> Rollout:
+    """Weight 0 now, latched until a human retries. Allowed from anywhere; the emergency latch stays on."""
+    if rollout.phase == "locked":
+        return _next(rollout, weight_ppm=0)
+    return _next(rollout, phase="rolled_back", phase_reason=trigger, weight_ppm=0, resume_to=None)
+
+
+def retry(rollout: Rollout) -> Rollout:
+    """Begin anew after a rollback, at the first stage: a human's decision."""
+    if rollout.phase != "rolled_back":
+        raise _refuse(rollout, "retry", "Only a rollout that was rolled back can be retried.")
+    if not rollout.plan.stages:
+        return _next(rollout, phase="idle", phase_reason="", stage=-1, weight_ppm=0)
+    return _enter(replace(rollout, phase="idle"), 0)
+
+
+def complete(rollout: Rollout) -> Rollout:
+    """Everybody has the canary and the bake is over."""
+    _require_unlatched(rollout, "complete")
+    if rollout.phase != "baking":
+        raise _refuse(rollout, "complete", "It must bake at its last stage first.")
+    return _next(rollout, phase="completed", phase_reason="", resume_to=None)
+
+
+def lock(rollout: Rollout) -> Rollout:
+    """The emergency latch: stable for everybody, overrides off, across restarts."""
+    return _next(rollout, phase="locked", phase_reason="emergency", weight_ppm=0, resume_to=None)
+
+
+def unlock(rollout: Rollout) -> Rollout:
+    """Lift the emergency latch. The rollout stays rolled back: raising the weight again is a decision of its own."""
+    if rollout.phase != "locked":
+        raise _refuse(rollout, "lift the latch of", "It is not locked.")
+    return _next(rollout, phase="rolled_back", phase_reason="emergency")
+
+
+def add_endpoint(rollout: Rollout, template: str) -> Rollout:
+    """Cover one more endpoint."""
+    endpoints = rollout.plan.endpoints
+    if not endpoints:
+        raise TransitionRefused(f"{rollout.name!r} covers every path already: name its endpoints in the plan first")
+    if template in endpoints:
+        raise TransitionRefused(f"{rollout.name!r} covers {template!r} already")
+    return _next(rollout, plan=replace(rollout.plan, endpoints=(*endpoints, template)))
+
+
+def remove_endpoint(rollout: Rollout, template: str) -> Rollout:
+    """Cover one endpoint less; the last one cannot go, because none means every path."""
+    endpoints = rollout.plan.endpoints
+    if template not in endpoints:
+        covered = ", ".join(endpoints) or "every path"
+        raise TransitionRefused(f"{rollout.name!r} does not cover {template!r}: it covers {covered}")
+    if len(endpoints) == 1:
+        raise TransitionRefused(f"{template!r} is the last endpoint of {rollout.name!r}: roll it back instead")
+    return _next(rollout, plan=replace(rollout.plan, endpoints=tuple(e for e in endpoints if e != template)))

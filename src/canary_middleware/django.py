@@ -1,0 +1,496 @@
+"""
+Django: one middleware for both colours, a URLconf per version, and system checks.
+
+``MIDDLEWARE += ["canary_middleware.django.CanaryMiddleware"]`` behind the session and authentication middlewares, and
+``CANARY = "shop.canary.checkout"`` (a dotted path, or the Canary itself).
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import wraps
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, transaction
+from django.http import HttpResponse
+from django.urls import URLResolver
+from django.urls.resolvers import RegexPattern
+from django.utils.module_loading import import_string
+
+from .canary import Canary
+from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
+from .core.headers import GONE_BODY, more_headers
+from .core.identity import Session, User
+from .dispatch import Rewrite
+from .errors import ConfigError
+from .requests import is_json
+from .wsgi import WsgiHead
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+
+class DjangoHead(WsgiHead):
+    """A Django request as the decision sees it; ``request.META`` is a WSGI environ in both colours."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: HttpRequest, canary: Canary) -> None:
+        super().__init__(request.META, canary, settings)
+        self.request = request
+
+    @property
+    def method(self) -> str:
+        return self.request.method or "GET"
+
+    @property
+    def path(self) -> str:
+        return self.request.path_info
+
+    @property
+    def scheme(self) -> str:
+        return self.request.scheme or "http"
+
+    @property
+    def native(self) -> object:
+        return self.request
+
+    def cookie(self, name: str) -> str | None:
+        return self.request.COOKIES.get(name)
+
+    def query(self, name: str) -> str | None:
+        return self.request.GET.get(name)
+
+    def user(self) -> str | None:
+        user = getattr(self.request, "user", None)
+        return str(user.pk) if user is not None and user.is_authenticated else None
+
+    def session(self, name: str | None) -> str | None:
+        session = getattr(self.request, "session", None)
+        if session is None:
+            return None
+        value = session.session_key if name is None else session.get(name)
+        return None if value is None else str(value)
+
+    def body(self, cap: int) -> bytes | None:
+        length = self.request.META.get("CONTENT_LENGTH") or ""
+        if not is_json(self.request.META.get("CONTENT_TYPE") or "") or not (length.isascii() and length.isdecimal()):
+            return None
+        return self.request.body if 0 < int(length) <= cap else None
+
+
+def get_canary() -> Canary:
+    """The Canary that ``settings.CANARY`` names. Raises ImproperlyConfigured with what to write there."""
+    wanted = getattr(settings, "CANARY", None)
+    if isinstance(wanted, str):
+        try:
+            wanted = import_string(wanted)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"CANARY = {settings.CANARY!r} cannot be imported: {error}") from error
+    if isinstance(wanted, dict):
+        wanted = Canary.load(wanted)
+        settings.CANARY = wanted  # one Canary for all that ask
+    if not isinstance(wanted, Canary):
+        raise ImproperlyConfigured(
+            f"CANARY is {wanted!r}: must be a Canary, the dotted path of one, or a plan as a dict"
+        )
+    return wanted
+
+
+class CanaryMiddleware:
+    """Runs every request under ``settings.CANARY``; ``request.canary`` is its Assignment."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.canary = get_canary()
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+        rewrite = getattr(settings, "CANARY_REWRITE", None)
+        self._rewrite = None if rewrite is None else Rewrite(rewrite, self.canary.versions())
+        self._urlconfs: dict[str, Any] = dict(getattr(settings, "CANARY_URLCONF", None) or {})
+        self._rolls_back = any(options.get("ATOMIC_REQUESTS") for options in connections.settings.values())
+        self._guarded: dict[Any, Any] = {}
+        sources = [source for plan in self.canary.plan.rollouts for source in plan.key]
+        # Sessions and users may be read from the database, which an event loop must not wait for.
+        self._may_block = any(isinstance(source, (Session, User)) for source in sources)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        if self.is_async:
+            return self._call_async(request)
+        exchange = self.canary.begin(DjangoHead(request, self.canary))
+        if exchange is None:
+            return self._uncovered(request)
+        if exchange.door.is_gone(exchange.assignment):
+            return self._answered(_gone(exchange), exchange)
+        fresh = self._copy_for_stable(request, exchange)
+        response = self._serve(request, exchange, guarded=fresh is not None)
+        if fresh is not None and response.status_code in UNAVAILABLE:
+            self._fell_back(response, exchange)
+            response = self._serve(fresh, exchange)
+        return self._answered(response, exchange)
+
+    async def _call_async(self, request: HttpRequest) -> Any:
+        begin = self.canary.begin
+        head = DjangoHead(request, self.canary)
+        exchange = await sync_to_async(begin)(head) if self._may_block else begin(head)
+        if exchange is None:
+            return await self._uncovered_async(request)
+        if exchange.door.is_gone(exchange.assignment):
+            return self._answered(_gone(exchange), exchange)
+        fresh = self._copy_for_stable(request, exchange)
+        response = await self._serve_async(request, exchange, guarded=fresh is not None)
+        if fresh is not None and response.status_code in UNAVAILABLE:
+            self._fell_back(response, exchange)
+            response = await self._serve_async(fresh, exchange)
+        return self._answered(response, exchange)
+
+    # -- one run of the inner chain, in both colours --------------------------------------------------------------------
+
+    def _serve(self, request: HttpRequest, exchange: Exchange, *, guarded: bool = False) -> HttpResponseBase:
+        self._prepare(request, exchange, guarded=guarded)
+        with _Scope(self.canary, exchange):
+            return cast("HttpResponseBase", self.get_response(request))
+
+    async def _serve_async(self, request: HttpRequest, exchange: Exchange, *, guarded: bool = False) -> HttpResponseBase:
+        self._prepare(request, exchange, guarded=guarded)
+        with _Scope(self.canary, exchange):
+            return await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+
+    def _prepare(self, request: HttpRequest, exchange: Exchange, *, guarded: bool) -> None:
+        """What the views see: ``request.canary``, and the path or URLconf of the version."""
+        assignment = exchange.assignment
+        request.canary = assignment  # type: ignore[attr-defined]
+        if self._rewrite is not None:
+            path = self._rewrite.path(request.path_info, assignment.version)
+            if path != request.path_info:
+                request.path = request.path[: len(request.path) - len(request.path_info)] + path
+                request.path_info = path
+        urlconf = self._urlconfs.get(assignment.version)
+        if guarded and self._rolls_back:
+            request.urlconf = self._guarded_urlconf(urlconf or getattr(request, "urlconf", None))  # type: ignore[attr-defined]
+        elif urlconf is not None:
+            request.urlconf = urlconf  # type: ignore[attr-defined]
+
+    def _guarded_urlconf(self, urlconf: Any) -> Any:  # Any: a dotted path, module or list of patterns
+        urlconf = urlconf or settings.ROOT_URLCONF
+        key = urlconf if isinstance(urlconf, (str, ModuleType)) else id(urlconf)
+        if key not in self._guarded:
+            self._guarded[key] = _RollingBack(urlconf)
+        return self._guarded[key]
+
+    def _copy_for_stable(self, request: HttpRequest, exchange: Exchange) -> HttpRequest | None:
+        """A second request for stable to serve if the canary fails, or None where it may not or cannot be replayed."""
+        if exchange.variant.role != "canary" or request.method not in exchange.door.fallback_methods:
+            return None
+        try:
+            if int(request.META.get("CONTENT_LENGTH") or 0) > exchange.door.router.plan.body_cap:
+                raise ValueError("the body is over the cap")
+            request.body  # noqa: B018 - read before the copy is made: Django closes the stream behind it
+        except Exception:  # noqa: BLE001 - too long for us or for Django, or the client left: the view will see it
+            exchange.missed = "body"
+            return None
+        return copy.copy(request)
+
+    def _fell_back(self, response: HttpResponseBase, exchange: Exchange) -> None:
+        status = response.status_code
+        response.close()
+        self.canary.fell_back(exchange, Failure(status, exchange.error_type or str(status)))
+
+    def _uncovered(self, request: HttpRequest) -> Any:
+        request.canary = self.canary.uncovered.assignment  # type: ignore[attr-defined]
+        with _Scope(self.canary, self.canary.uncovered):
+            return self.get_response(request)
+
+    async def _uncovered_async(self, request: HttpRequest) -> Any:
+        request.canary = self.canary.uncovered.assignment  # type: ignore[attr-defined]
+        with _Scope(self.canary, self.canary.uncovered):
+            return await self.get_response(request)
+
+    # -- hooks that Django calls ----------------------------------------------------------------------------------------
+
+    def process_view(self, request: HttpRequest, _view: object, _args: object, _kwargs: object) -> None:
+        """Note the route template; Django has just resolved it."""
+        exchange = active.get()
+        match = request.resolver_match
+        if isinstance(exchange, Exchange) and match is not None and match.route is not None:
+            exchange.route = "/" + match.route.lstrip("^").removesuffix("$").lstrip("/")
+
+    def process_exception(self, _request: HttpRequest, exception: Exception) -> None:
+        """Note what the 500 that Django is about to make was made of."""
+        exchange = active.get()
+        if isinstance(exchange, Exchange) and not exchange.has_ended:
+            exchange.error_type = type(exception).__qualname__
+
+    # -- the answer -------------------------------------------------------------------------------------------------------
+
+    def _answered(self, response: HttpResponseBase, exchange: Exchange) -> HttpResponseBase:
+        exchange.status = response.status_code
+        if exchange.status < 500:
+            # A process_exception or handler of the app's has made something of it: the request was served.
+            exchange.error_type = None
+        if exchange.failure is not None or exchange.status not in UNAVAILABLE:
+            exchange.missed = None
+        for name, value in _headers(response, exchange):
+            _append(response, name, value)
+        if response.streaming:
+            _watch(response, exchange, self.canary)
+        else:
+            exchange.finish()
+        return response
+
+
+class _Scope:
+    """The stretch of the app's code in which ``current()`` answers, and our span is current."""
+
+    __slots__ = ("_canary", "_exchange", "_span", "_token")
+
+    def __init__(self, canary: Canary, exchange: Exchange | Uncovered) -> None:
+        self._canary = canary
+        self._exchange = exchange
+
+    def __enter__(self) -> None:
+        exchange = self._exchange
+        self._token = active.set(exchange)
+        recorder = self._canary.recorder
+        self._span = (
+            recorder.attach(exchange)
+            if recorder is not None and isinstance(exchange, Exchange) and exchange.span is not None
+            else None
+        )
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        exchange = self._exchange
+        recorder = self._canary.recorder
+        if self._span is not None and recorder is not None and isinstance(exchange, Exchange):
+            recorder.detach(exchange, self._span)
+        active.reset(self._token)
+        if error is not None and isinstance(exchange, Exchange):
+            # Django makes answers of exceptions, so this one ends the request: a cancelled task, or a worker's exit.
+            if isinstance(error, Exception):
+                exchange.raised(error)
+            else:
+                exchange.aborted()
+
+
+def _headers(response: HttpResponseBase, exchange: Exchange) -> Any:
+    found = exchange.door.extra(exchange.assignment.version)
+    if exchange.new_id is None and exchange.failure is None and not found.wants_private:
+        return found.text
+    return more_headers(exchange, [response.headers.get("Cache-Control", "")])
+
+
+def _append(response: HttpResponseBase, name: str, value: str) -> None:
+    """Add to what the app set. Django keeps one value per header, and cookies apart."""
+    if name == "Set-Cookie":
+        response.cookies.load(value)
+    elif name in response.headers and name != "X-Canary-Fallback":
+        present = response.headers[name]
+        if name == "Vary" and "*" in present:
+            return
+        parts = {part.strip().lower() for part in present.split(",")}
+        new = [part for part in value.split(", ") if part.lower() not in parts]
+        response.headers[name] = ", ".join([present, *new])
+    else:
+        response.headers[name] = value
+
+
+def _gone(exchange: Exchange) -> HttpResponse:
+    response = HttpResponse(GONE_BODY, status=410, content_type="text/plain; charset=utf-8")
+    for name, value in exchange.door.gone_headers:
+        response.headers[name] = value
+    return response
+
+
+# -- streamed answers ---------------------------------------------------------------------------------------------------
+
+
+def _watch(response: Any, exchange: Exchange, canary: Canary) -> None:  # Any: StreamingHttpResponse, both colours
+    """End the exchange with the stream's last chunk, its error, or ``close()``."""
+    if getattr(response, "file_to_stream", None) is None:
+        stream = response.streaming_content
+        response.streaming_content = (
+            _AsyncStream(stream, exchange, canary) if response.is_async else _Stream(stream, exchange, canary)
+        )
+    # A file is left to the server, which may send it without Python; its close() is its end.
+    is_file = getattr(response, "file_to_stream", None) is not None
+    response._resource_closers.append(exchange.finish if is_file else exchange.aborted)
+
+
+class _Stream:
+    __slots__ = ("_canary", "_exchange", "_iterator")
+
+    def __init__(self, iterator: Iterator[bytes], exchange: Exchange, canary: Canary) -> None:
+        self._iterator = iterator
+        self._exchange = exchange
+        self._canary = canary
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        token = active.set(self._exchange)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            self._exchange.finish()
+            raise
+        except BaseException as error:
+            self._exchange.raised(error)
+            raise
+        finally:
+            active.reset(token)
+
+    def __del__(self) -> None:
+        self._exchange.aborted()
+
+
+class _AsyncStream:
+    __slots__ = ("_canary", "_exchange", "_iterator")
+
+    def __init__(self, iterator: AsyncIterator[bytes], exchange: Exchange, canary: Canary) -> None:
+        self._iterator = iterator
+        self._exchange = exchange
+        self._canary = canary
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        token = active.set(self._exchange)
+        try:
+            return await anext(self._iterator)
+        except StopAsyncIteration:
+            self._exchange.finish()
+            raise
+        except Exception as error:
+            self._exchange.raised(error)
+            raise
+        except BaseException:
+            self._exchange.aborted()
+            raise
+        finally:
+            active.reset(token)
+
+    def __del__(self) -> None:
+        # Where a client leaves, Django drops the response without closing it.
+        self._exchange.aborted()
+
+
+# -- transactions ---------------------------------------------------------------------------------------------------------
+
+
+class _RollingBack(SimpleNamespace):
+    """
+    A URLconf whose views roll their ATOMIC_REQUESTS transaction back where stable is about to answer for them.
+
+    Only an exception makes Django roll back; a view that *returns* 503 commits, and stable would run on top of it.
+    """
+
+    def __init__(self, urlconf: Any) -> None:
+        super().__init__(urlpatterns=[_Resolver(RegexPattern(r""), urlconf)])
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Resolver(URLResolver):
+    def resolve(self, path: str) -> Any:
+        match = super().resolve(path)
+        match.func = _rolled_back(match.func)
+        return match
+
+
+def _rolled_back(view: Callable[..., Any]) -> Callable[..., Any]:
+    if iscoroutinefunction(view):
+        return view  # Django refuses ATOMIC_REQUESTS around async views
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        response = view(*args, **kwargs)
+        if getattr(response, "status_code", 200) in UNAVAILABLE:
+            for alias in connections:
+                connection = connections[alias]
+                if connection.settings_dict.get("ATOMIC_REQUESTS") and connection.in_atomic_block:
+                    transaction.set_rollback(True, using=alias)
+        return response
+
+    return guarded
+
+
+# -- system checks --------------------------------------------------------------------------------------------------------
+
+_PATH = "canary_middleware.django.CanaryMiddleware"
+
+
+@checks.register("canary")
+def check_settings(app_configs: object = None, **_: object) -> list[checks.CheckMessage]:
+    """What ``manage.py check`` says of the settings; ids canary.E001 … E005, W001 … W003 are stable."""
+    found: list[checks.CheckMessage] = []
+    middleware = list(settings.MIDDLEWARE)
+    if _PATH not in middleware:
+        return found
+    try:
+        canary = get_canary()
+    except ImproperlyConfigured as error:
+        return [checks.Error(str(error), hint='Write CANARY = "shop.canary.checkout".', id="canary.E001")]
+    except ConfigError as error:
+        return [checks.Error(str(error), hint="Mend the plan.", id="canary.E002")]
+    if middleware.count(_PATH) > 1:
+        found.append(checks.Error("CanaryMiddleware stands in MIDDLEWARE twice.", hint="Keep one.", id="canary.E003"))
+    found.extend(_check_dispatch(canary))
+    found.extend(_check_order(canary, middleware.index(_PATH), middleware))
+    return found
+
+
+def _check_dispatch(canary: Canary) -> Iterator[checks.CheckMessage]:
+    versions = canary.versions()
+    for version in getattr(settings, "CANARY_URLCONF", None) or {}:
+        if version not in versions:
+            yield checks.Error(
+                f"CANARY_URLCONF names {version!r}, which is no version.",
+                hint=f"The versions are {', '.join(sorted(versions))}.",
+                id="canary.E004",
+            )
+    rewrite = getattr(settings, "CANARY_REWRITE", None)
+    if rewrite is not None:
+        try:
+            Rewrite(rewrite, versions)
+        except ConfigError as error:
+            yield checks.Error(f"CANARY_REWRITE: {error}", hint="Name one prefix per version.", id="canary.E005")
+
+
+def _check_order(canary: Canary, position: int, middleware: list[str]) -> Iterator[checks.CheckMessage]:
+    before = middleware[:position]
+    sources = [source for plan in canary.plan.rollouts for source in plan.key]
+    needed = (
+        (Session, "SessionMiddleware", "canary.W001"),
+        (User, "AuthenticationMiddleware", "canary.W002"),
+    )
+    for kind, name, identifier in needed:
+        if any(isinstance(source, kind) for source in sources) and not any(name in entry for entry in before):
+            yield checks.Warning(
+                f"The plan's key reads the {kind.__name__.lower()}, but no {name} stands before CanaryMiddleware.",
+                hint=f"Move CanaryMiddleware behind {name}: until then that source never yields an identity.",
+                id=identifier,
+            )
+    if any("GZipMiddleware" in entry or "UpdateCacheMiddleware" in entry for entry in middleware[position:]):
+        yield checks.Warning(
+            "A cache or GZip middleware stands behind CanaryMiddleware.",
+            hint="Put caches outside versions' reach: move it before CanaryMiddleware, or its entries mix versions.",
+            id="canary.W003",
+        )

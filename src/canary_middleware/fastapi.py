@@ -1,0 +1,21 @@
+"""FastAPI and Starlette: the ASGI door, and the Assignment as a dependency."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends
+
+from .asgi import CanaryMiddleware, apps
+from .core.rollout import Assignment as _Assignment
+from .dispatch import current, handlers
+
+__all__ = ["Assigned", "CanaryMiddleware", "apps", "handlers"]
+
+
+async def _assigned() -> _Assignment:
+    return current()
+
+
+Assigned = Annotated[_Assignment, Depends(_assigned)]
+"""Annotate a parameter with it to be handed the request's Assignment."""

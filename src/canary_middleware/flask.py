@@ -1,0 +1,71 @@
+"""Flask: ``init_app(app, canary)``. Everything else is the WSGI door's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import g, got_request_exception, request
+from werkzeug.wrappers import Request
+
+from .core.exchange import Exchange, active
+from .wsgi import CanaryMiddleware, WsgiHead
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .canary import Canary
+
+
+class FlaskHead(WsgiHead):
+    """A WSGI environ of which Flask knows the session."""
+
+    __slots__ = ()
+    owner: Any  # the Flask application
+
+    @property
+    def native(self) -> object:
+        return Request(self.environ)
+
+    def session(self, name: str | None) -> str | None:
+        # Opened here, before Flask routes the request: which route it takes may depend on it. Read, never saved.
+        session = self.owner.session_interface.open_session(self.owner, self.owner.request_class(self.environ))
+        if session is None:
+            return None
+        value = getattr(session, "sid", None) or session.get("_id") if name is None else session.get(name)
+        return None if value is None else str(value)
+
+    def user(self) -> str | None:
+        return self.session("_user_id") or super().user()  # Flask-Login's key
+
+
+class _Middleware(CanaryMiddleware):
+    head = FlaskHead
+
+
+def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = None) -> None:
+    """
+    Run *app*'s requests under *canary*; ``flask.g.canary`` is each request's Assignment.
+
+    Args:
+        rewrite: version → path prefix, where the versions are prefixes of one app.
+    """
+    app.wsgi_app = _Middleware(app.wsgi_app, canary=canary, rewrite=rewrite, owner=app)  # type: ignore[method-assign,assignment]
+    # First, so that the app's own before_request functions find g.canary.
+    app.before_request_funcs.setdefault(None, []).insert(0, _arrived)
+    got_request_exception.connect(_raised, app)
+    app.extensions["canary"] = canary
+
+
+def _arrived() -> None:
+    exchange = active.get()
+    if exchange is not None:
+        g.canary = exchange.assignment
+        if isinstance(exchange, Exchange) and request.url_rule is not None:
+            exchange.route = request.url_rule.rule
+
+
+def _raised(_app: Flask, exception: BaseException, **_: Any) -> None:
+    """Flask turns exceptions into answers before they reach us; this is what the answer was made of."""
+    exchange = active.get()
+    if isinstance(exchange, Exchange) and not exchange.has_ended:
+        exchange.error_type = type(exception).__qualname__
