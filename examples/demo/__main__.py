@@ -36,6 +36,9 @@ def main() -> int:
         signal.signal(number, _interrupt)
     screen = Screen(open_console())
     started = time.monotonic()
+    screen.gap()
+    screen.show("[bold]A recommendation API on FastAPI: v1 and v2 in one process, one middleware around them.[/]")
+    screen.show("[dim]Real HTTP requests to uvicorn; telemetry over OTLP to a receiver in this process.[/]")
     try:
         found = [*_split(screen), *_fallback(screen)]
     except KeyboardInterrupt:
@@ -49,39 +52,44 @@ def main() -> int:
 
 
 def _split(screen: Screen) -> list[checks.Check]:
-    screen.heading(1, f"Two versions of an API in one process, {WEIGHT} % of the users on v2")
+    screen.heading(1, f"v2 for {WEIGHT} % of the users, each user always on the same version")
     with _service(screen, {"API_V2_TRAFFIC_PERCENTAGE": str(WEIGHT)}) as service:
         visitors = acts.everybody()
+        screen.gap()
         with screen.counting(3 * len(visitors)) as watch:
             outcome = acts.play(service, visitors, watch)
         rate = len(outcome.answers) / outcome.elapsed_s
-        screen.show(f"[dim]{len(visitors):,} users over seven endpoints, {rate:,.0f} requests per second.[/]\n")
+        screen.show(f"[dim]{len(visitors):,} users, three requests each over seven endpoints, {rate:,.0f} a second.[/]")
+        screen.gap()
         screen.show(report.split(WEIGHT, outcome.answers))
+        screen.gap()
         screen.show(report.expectation(WEIGHT, len(visitors)))
 
         screen.heading(2, "What the service's own telemetry says, as it arrived over OTLP")
         screen.show(report.latencies(service.otlp))
-        screen.show("[dim]From the histogram canary.server.request.duration, interpolated in its buckets.[/]\n")
+        screen.show("[dim]From the histogram canary.server.request.duration, interpolated in its buckets.[/]")
+        screen.gap()
         screen.show(report.spans(service.otlp, _one_each(service)))
         found = checks.of_split(service, outcome.answers)
-    screen.console.print()
+    screen.gap()
     screen.show(report.verdicts(found))
     return found
 
 
 def _fallback(screen: Screen) -> list[checks.Check]:
-    screen.heading(3, f"v2 breaks: one request in {acts.FAULT_EVERY} of its raises, at {acts.FAULT_WEIGHT} %")
+    screen.heading(3, f"v2 for {acts.FAULT_WEIGHT} %, and every third request to it fails")
     settings = {"API_V2_TRAFFIC_PERCENTAGE": str(acts.FAULT_WEIGHT), "RECOMMENDER_V2_FAULT": acts.FAULT}
     with _service(screen, settings) as service:
         visitors = acts.glancers()
+        screen.gap()
         with screen.counting(len(visitors)) as watch:
             outcome = acts.play(service, visitors, watch)
-        screen.console.print()
+        screen.gap()
         screen.show(report.rescue(figures.line(service.otlp, "v2"), outcome.answers))
-        screen.console.print()
+        screen.gap()
         screen.show(report.spans(service.otlp, figures.rescued(service.otlp)[:1]))
         found = checks.of_fallback(service, outcome.answers)
-    screen.console.print()
+    screen.gap()
     screen.show(report.verdicts(found))
     return found
 
@@ -91,7 +99,7 @@ def _service(screen: Screen, settings: Mapping[str, str]) -> Iterator[Service]:
     with ExitStack() as stack:
         with screen.waiting("[dim]Starting uvicorn, and an OTLP receiver beside it …[/]"):
             service = stack.enter_context(running(settings))
-        screen.show(f"[dim]{' '.join(f'{k}={v}' for k, v in settings.items())} uvicorn {APP}[/]")
+        screen.show(f"[dim]$ uvicorn {APP}\n  with {', '.join(f'{k}={v}' for k, v in settings.items())}[/]")
         yield service
 
 
@@ -109,17 +117,19 @@ def _next_steps(screen: Screen) -> None:
     screen.heading(4, "Your turn")
     python = Path(sys.executable)
     shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    screen.show(f"[bold]API_V2_TRAFFIC_PERCENTAGE=50 {shlex.quote(str(shown))} -m uvicorn {APP}[/]")
+    screen.show("Start it with half of the users on v2, and ask as several of them, as often as you like:\n")
+    screen.show(f"[bold]API_V2_TRAFFIC_PERCENTAGE=50 \\\n  {shlex.quote(str(shown))} -m uvicorn {APP}[/]\n")
     screen.show(
-        f"[bold]curl -si http://127.0.0.1:8000{_PERSONALIZED} \\\n"
-        """     -H 'content-type: application/json' -d '{"user_id": "you"}' | grep -i x-canary[/]"""
+        "[bold]for user in anna cleo dan ella ida kim; do\n"
+        '  curl -si "http://127.0.0.1:8000/api/v2/conversations?user_id=$user" | grep -i x-canary\n'
+        "done[/]"
     )
 
 
 def verdict(screen: Screen, found: list[checks.Check], elapsed_s: float) -> int:
     """The last line, and the exit code that it stands for."""
     failed = sum(not check.holds for check in found)
-    screen.console.print()
+    screen.gap()
     if failed:
         screen.show(
             f"[bold red]{failed} of {len(found)} checks failed[/] after {elapsed_s:.0f} s; they are marked ✗ above."

@@ -12,7 +12,7 @@ from . import figures
 from .acts import FAULT_EVERY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .service import Service
     from .traffic import Answer
@@ -72,8 +72,12 @@ def _telemetry(service: Service, answers: Sequence[Answer]) -> list[Check]:
     measured = {version: figures.line(service.otlp, version).requests for version in seen}
     spans = dict(figures.versions(figures.server_spans(service.otlp)))
     return [
-        Check(measured == seen, "The metrics hold each request under its version", f"{measured}, not {seen}"),
-        Check(spans == seen, "So do the spans", f"{spans}, not {seen}"),
+        Check(
+            measured == seen,
+            "The metrics hold each request under its version",
+            f"{_tally(measured)}; the users saw {_tally(seen)}",
+        ),
+        Check(spans == seen, "So do the spans", f"{_tally(spans)}; the users saw {_tally(seen)}"),
     ]
 
 
@@ -82,6 +86,10 @@ def _served(answers: Sequence[Answer]) -> dict[str, set[str]]:
     for answer in answers:
         served[answer.user].add(answer.version)
     return served
+
+
+def _tally(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{version or 'no version'} {count:,}" for version, count in sorted(counts.items())) or "none"
 
 
 def _some(users: Sequence[str]) -> str:

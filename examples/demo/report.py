@@ -32,6 +32,9 @@ def split(weight: float, answers: Sequence[Answer]) -> Table:
     on_canary = {answer.user for answer in answers if answer.version == "v2"}
     share = 100 * len(on_canary) / len(users)
     table = _grid()
+    table.add_column()
+    table.add_column()
+    table.add_column(justify="right")
     table.add_row("asked", _bar(weight), f"{weight:.1f} %", "")
     table.add_row("got", _bar(share), f"{share:.1f} %", f"[dim]{len(on_canary):,} of {len(users):,} users on v2[/]")
     return table
@@ -55,22 +58,22 @@ def latencies(otlp: OtlpReceiver) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for method, route in figures.endpoints(otlp):
         _add(table, [figures.line(otlp, version, method, route) for version in VERSIONS])
-    table.add_section()
+    table.add_row()
     _add(table, [figures.line(otlp, version) for version in VERSIONS], title="all endpoints", style="bold")
     return table
 
 
 def spans(otlp: OtlpReceiver, roots: Sequence[Span]) -> Table:
-    """Whole traces as they arrived: each of *roots* and what is below it."""
+    """Traces as they arrived: each of *roots*, its events, and the look-ups that were made below it."""
     table = _grid()
     for root in roots:
         table.add_row(*_cells(root, f"[dim]{root.trace_id[:8]}…[/]", root.name))
-        children = sorted((one for one in otlp.spans() if one.parent_id == root.span_id), key=lambda one: one.start_ns)
-        for child in children:
-            table.add_row(*_cells(child, "", f"└ {child.name}"))
-        for event in root.events:
-            told = ", ".join(f"{key}={value}" for key, value in event.attributes.items() if "stack" not in key)
-            table.add_row("", f"[red]! {event.name}[/]  [dim]{told}[/]")
+        for name in {event.name: None for event in root.events if event.name.startswith("canary.")}:
+            table.add_row("", f"  [red]• {name}[/]", "[dim]event[/]")
+        lookups = [span for span in otlp.spans(kind="CLIENT") if span.trace_id == root.trace_id]
+        for span in sorted(lookups, key=lambda one: one.start_ns):
+            failed = " [red]failed[/]" if span.status == "ERROR" else ""
+            table.add_row(*_cells(span, "", f"  └ {span.name}{failed}"))
     return table
 
 
@@ -78,6 +81,8 @@ def rescue(canary: Line, answers: Sequence[Answer]) -> Table:
     """What v2 did, and what the users saw of it."""
     failed, rescued = sum(one.is_failed for one in answers), sum(one.is_fallback for one in answers)
     table = _grid()
+    table.add_column()
+    table.add_column(justify="right")
     table.add_row("v2 was asked", f"{canary.requests:,}", "times")
     table.add_row("it failed", f"[red]{canary.errors:,}[/]", "times [dim](its errors in the telemetry)[/]")
     table.add_row("v1 answered", f"[green]{rescued:,}[/]", "of those, in the same request")
@@ -100,7 +105,7 @@ def _grid() -> Table:
 
 def _bar(percent: float) -> Text:
     filled = max(1, round(_BAR * percent / 100)) if percent else 0
-    return Text("█" * filled, COLOURS["v2"]) + Text("█" * (_BAR - filled), f"dim {COLOURS['v1']}")
+    return Text("▆" * filled, COLOURS["v2"]) + Text("─" * (_BAR - filled), COLOURS["v1"])
 
 
 def _add(table: Table, lines: Sequence[Line], *, title: str | None = None, style: str = "") -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.rule import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,10 +39,14 @@ class Screen:
 
     def heading(self, number: int, text: str) -> None:
         self.console.print()
-        self.console.print(f"[bold]{number}[/]  [bold]{text}[/]")
+        self.console.print(Rule(f"[bold]{number}  {text}[/]", align="left", style="dim"))
+        self.console.print()
+
+    def gap(self) -> None:
+        self.console.print()
 
     def show(self, thing: RenderableType) -> None:
-        self.console.print(Padding(thing, (0, 0, 0, INDENT + 1)))
+        self.console.print(Padding(thing, (0, 0, 0, INDENT + 1), expand=False))
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -63,9 +68,8 @@ class Screen:
             TextColumn(" " * INDENT),
             SpinnerColumn("dots", finished_text="[green]✓[/]"),
             BarColumn(36, complete_style="yellow", finished_style="green"),
-            TextColumn("{task.completed:>5,}/{task.total:,}"),
+            TextColumn("{task.completed:,}/{task.total:,}"),
             TextColumn("{task.description}"),
-            TimeElapsedColumn(),
             console=self.console,
             refresh_per_second=12,
         )

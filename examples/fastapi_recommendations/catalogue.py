@@ -7,9 +7,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
+
+if TYPE_CHECKING:
+    from examples.faults import Fault
 
 TOPICS: Final = ("space", "jazz", "baking", "chess", "trails", "poetry", "robots", "gardens")
 _tracer = trace.get_tracer("examples.recommendations")
@@ -40,7 +43,14 @@ ITEMS: Final = tuple(_item(number) for number in range(400))
 BY_NAME: Final = {item.name: item for item in ITEMS}
 
 
-async def look_up(store: str, user_id: str, *, typical_ms: float) -> None:
-    """Wait as long as *store* takes for *user_id*: around *typical_ms*, for few users three times as long."""
+async def look_up(store: str, user_id: str, *, typical_ms: float, fault: Fault | None = None) -> None:
+    """
+    Wait as long as *store* takes for *user_id*: around *typical_ms*, for few users three times as long.
+
+    Raises:
+        InjectedFault: *fault* says that it is this call's turn.
+    """
     with _tracer.start_as_current_span(f"{store} lookup", kind=trace.SpanKind.CLIENT):
+        if fault is not None:
+            fault.strike()
         await asyncio.sleep(typical_ms * (0.7 + 2.3 * fraction(store, user_id) ** 6) / 1_000)

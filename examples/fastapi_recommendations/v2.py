@@ -64,9 +64,7 @@ async def overview(user_id: str) -> list[Conversation]:
 
 
 async def _profile(user_id: str) -> None:
-    # Before anything has changed: a request that fails here can be served again.
-    _fault.strike()
-    await look_up("profile", user_id, typical_ms=9)
+    await look_up("profile", user_id, typical_ms=9, fault=_fault)
 
 
 def _suited(user_id: str, items: list[Item] | tuple[Item, ...], limit: int) -> list[str]:
