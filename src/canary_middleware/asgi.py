@@ -18,11 +18,13 @@ from .dispatch import Rewrite, picker
 from .requests import find_cookie, find_query, is_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from .canary import Canary
+    from .core.door import Door
     from .core.endpoints import Match
     from .core.ports import Message, Receive, Scope, Send
+    from .core.rollout import Assignment
 
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -38,23 +40,31 @@ def text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-class AsgiHead:
-    """An ASGI scope as the decision sees it."""
+# Header names as servers give them. Bounded: they come from plans and from our own code, never from a client.
+_RAW: dict[str, bytes] = {}
 
-    __slots__ = ("_attributes", "canary", "match", "owner", "received", "scope")
 
-    def __init__(self, scope: Scope, canary: Canary, owner: object) -> None:
+class _Request(Exchange):
+    """An ASGI scope as the decision sees it, and the exchange that comes of it: one object, because it is made for every request."""
+
+    match: Match[Any] | None = None
+    received: object = _UNREAD
+    _attributes: Mapping[str, str] | None = None
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, owner: CanaryMiddleware) -> None:
         self.scope = scope
-        self.canary = canary
-        self.owner = owner
-        self.match: Match[Any] | None = None
-        self.received: object = _UNREAD
-        self._attributes: Mapping[str, str] | None = None
+        self._receive = receive
+        self._send = send
+        self._owner = owner
+        self.method = scope["method"] if "method" in scope else "WEBSOCKET"
 
-    @property
-    def method(self) -> str:
-        method: str = self.scope.get("method", "WEBSOCKET")
-        return method
+    def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
+        # Exchange.admit, without the call.
+        self.assignment = assignment
+        self.variant = assignment[0]
+        self.door = door
+        self.started = started
+        return self
 
     @property
     def path(self) -> str:
@@ -73,7 +83,7 @@ class AsgiHead:
 
     @property
     def app(self) -> object:
-        return self.scope.get("app", self.owner)
+        return self.scope.get("app", self._owner.app)
 
     @property
     def native(self) -> object:
@@ -85,10 +95,16 @@ class AsgiHead:
         return client[0] if client else None
 
     def header(self, name: str) -> str | None:
-        wanted = name.encode("latin-1")
+        try:
+            wanted = _RAW[name]
+        except KeyError:
+            wanted = _RAW[name] = name.encode("latin-1")
         for key, value in self.scope["headers"]:
             if key == wanted:
-                return text(value)
+                try:
+                    return value.decode()  # type: ignore[no-any-return]
+                except UnicodeDecodeError:
+                    return value.decode("latin-1")  # type: ignore[no-any-return]
         return None
 
     def cookie(self, name: str) -> str | None:
@@ -130,9 +146,9 @@ class AsgiHead:
 
     def attribute(self, name: str) -> str | None:
         if self._attributes is None:
-            self._attributes = self.canary.attributes_of(self.native)
+            self._attributes = self._owner.canary.attributes_of(self.native)
         value = self._attributes.get(name)
-        return self.canary.region if value is None and name == "region" else value
+        return self._owner.canary.region if value is None and name == "region" else value
 
     def body(self, cap: int) -> bytes | None:
         if self.received is not _UNREAD:
@@ -163,20 +179,41 @@ class CanaryMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            canary = self.canary
-            head = AsgiHead(scope, canary, self.app)
+            talk = _Http(scope, receive, send, self)
             try:
-                exchange = canary.begin(head)
+                exchange = self.canary.begin(talk)
             except BodyNotRead as wanted:
-                exchange, receive = await _with_body(canary, head, receive, wanted.cap)
+                exchange = await _with_body(self.canary, talk, wanted.cap)
             if exchange is None:
-                await self._uncovered(scope, receive, send)
-            elif exchange.variant.role == "canary" and exchange.method in exchange.door.fallback_methods:
-                await self._guarded(scope, receive, send, exchange)
-            elif exchange.door.is_gone(exchange.assignment):
-                await _gone(_Conversation(scope, receive, send, exchange))
+                await self._uncovered(scope, talk.receive_again(), send)
+                return
+            door = talk.door
+            if talk.variant.role == "canary":
+                if talk.method in door.fallback_methods:
+                    await self._guarded(talk)
+                    return
+            elif door.is_retired and door.is_gone(talk.assignment):
+                await _gone(talk)
+                return
+            if talk.span is not None or self._rewrite is not None:
+                await self.run(talk)
+                return
+            # What run() does, without a coroutine of its own: this is the path of nearly every request.
+            state = scope.get("state")
+            if state is None:
+                scope["state"] = {"canary": talk.assignment}
             else:
-                await self._run(_Conversation(scope, receive, send, exchange))
+                state["canary"] = talk.assignment
+            token = active.set(talk)
+            try:
+                await self.app(scope, talk.receive, talk.send)
+            except BaseException as error:
+                talk.failed(error)
+                raise
+            finally:
+                active.reset(token)
+            if not talk.has_ended:
+                talk.returned()
         elif kind == "websocket":
             await self._websocket(scope, receive, send)
         elif kind == "lifespan":
@@ -186,39 +223,39 @@ class CanaryMiddleware:
         else:
             await self.app(scope, receive, send)
 
-    async def _run(self, talk: _Conversation) -> None:
-        """The app, with its Exchange visible and its end noticed."""
-        exchange = talk.exchange
-        recorder = self.canary.recorder if exchange.span is not None else None
-        scope = talk.scope = self._scope_for(talk.scope, exchange)
-        token = active.set(exchange)
-        span_token = None if recorder is None else recorder.attach(exchange)
+    async def run(self, talk: _Http | _Websocket) -> None:
+        """The app, with its Exchange visible, our span current and its end noticed."""
         try:
-            await self.app(scope, talk.receive, talk.send)
-        except CancelledError:
-            exchange.aborted()
-            raise
+            await self._inside(talk, talk.receive, talk.send)
         except BaseException as error:
             talk.failed(error)
             raise
-        finally:
-            if recorder is not None:
-                recorder.detach(exchange, span_token)
-            active.reset(token)
-        if not exchange.has_ended:
+        if not talk.has_ended:
             talk.returned()
 
-    def _scope_for(self, scope: Scope, exchange: Exchange) -> Scope:
+    async def _inside(self, talk: _Http | _Websocket, receive: Receive, send: Send) -> None:
+        """The app at its version's path, where ``current()`` answers and our span is current."""
+        recorder = self.canary.recorder if talk.span is not None else None
+        scope = talk.scope = self._scope_for(talk.scope, talk.assignment)
+        token = active.set(talk)
+        span_token = None if recorder is None else recorder.attach(talk)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if recorder is not None:
+                recorder.detach(talk, span_token)
+            active.reset(token)
+
+    def _scope_for(self, scope: Scope, assignment: Assignment) -> Scope:
         """What the app sees: the scope with its Assignment in ``state``, at the path of its version."""
-        assignment = exchange.assignment
         if self._rewrite is not None:
             path = scope["path"]
             root = scope.get("root_path", "")
             below = path[len(root) :] if root and path.startswith(root) else path
             target = self._rewrite.path(below, assignment.version)
             if target != below:
-                raw = (path[: len(path) - len(below)] + target).encode()
-                scope = {**scope, "path": raw.decode(), "raw_path": _quoted(raw)}
+                full = path[: len(path) - len(below)] + target
+                scope = {**scope, "path": full, "raw_path": _quoted(full)}
         state = scope.get("state")
         if state is None:
             scope["state"] = {"canary": assignment}
@@ -233,71 +270,48 @@ class CanaryMiddleware:
         finally:
             active.reset(token)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+    async def _guarded(self, talk: _Http) -> None:
         """A canary that stable takes over from if it fails before its first byte."""
-        tape = _Taped(receive, exchange.door.router.plan.body_cap)
+        fresh = talk.scope
         # The canary gets a copy, so that stable finds the scope as the server made it.
-        fresh = scope
-        scope = dict(scope)
+        talk.scope = dict(fresh)
         if "state" in fresh:
-            scope["state"] = dict(fresh["state"])
-        exchange.release = tape.drop
-        talk = _Guarded(scope, tape.receive, send, exchange, tape)
-        recorder = self.canary.recorder if exchange.span is not None else None
-        talk.scope = self._scope_for(scope, exchange)
-        token = active.set(exchange)
-        span_token = None if recorder is None else recorder.attach(exchange)
+            talk.scope["state"] = dict(fresh["state"])
+        guard = _Guard(talk)
         try:
-            await self.app(talk.scope, talk.receive, talk.send)
-        except CancelledError:
-            exchange.aborted()
-            raise
+            await self._inside(talk, guard.receive, guard.send)
         except Exception as error:
-            if talk.has_left or not talk.may_fall_back():
-                await talk.commit()
-                talk.failed(error)
+            if not await guard.takes(error):
                 raise
-            talk.failure = talk.failure or Failure(500, type(error).__qualname__, error)
         except BaseException as error:
             talk.failed(error)
             raise
-        finally:
-            if recorder is not None:
-                recorder.detach(exchange, span_token)
-            active.reset(token)
-        if talk.failure is None:
-            if talk.has_answered or talk.has_left or not talk.may_fall_back():
-                await talk.commit()
-                if not exchange.has_ended:
-                    talk.returned()
-                return
-            talk.failure = Failure(500, "500")  # it returned without an answer; the server would make it a 500
-        if talk.has_left:
-            exchange.aborted()
+        if guard.failure is None and not await guard.is_silent():
             return
-        self.canary.fell_back(exchange, talk.failure)
-        await self._run(_Conversation(fresh, tape.replay, send, exchange))
+        if talk.has_left:
+            talk.aborted()
+            return
+        self.canary.fell_back(talk, guard.failure or Failure(500, "500"))
+        talk.rewind(fresh, guard.tape.replay)
+        await self.run(talk)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self.canary.begin(AsgiHead(scope, self.canary, self.app))
-        if exchange is None:
+        talk = _Websocket(scope, receive, send, self)
+        if self.canary.begin(talk) is None:
             await self._uncovered(scope, receive, send)
-        elif exchange.door.is_gone(exchange.assignment):
+        elif talk.door.is_gone(talk.assignment):
             await receive()
-            exchange.status = 410
+            talk.status = 410
             await send({"type": "websocket.close", "code": 1000})
-            exchange.finish()
+            talk.finish()
         else:
-            talk = _Websocket(scope, receive, send, exchange)
-            talk.clock = self.canary.clock
-            await self._run(talk)
+            await self.run(talk)
 
 
-async def _with_body(
-    canary: Canary, head: AsgiHead, receive: Receive, cap: int
-) -> tuple[Exchange | None, Receive]:
-    """Read the body up to *cap* bytes, decide, and give the app a ``receive`` that starts from the beginning."""
+async def _with_body(canary: Canary, talk: _Http, cap: int) -> Exchange | None:
+    """Read the body up to *cap* bytes, decide, and let the app's ``receive`` start from the beginning."""
     started = canary.clock()
+    receive = talk.receive_again()
     messages: list[Message] = []
     chunks: list[bytes] = []
     size = 0
@@ -311,7 +325,7 @@ async def _with_body(
         chunks.append(chunk)
         size += len(chunk)
         more = message.get("more_body", False)
-    head.received = b"".join(chunks) if not more and size <= cap else None
+    talk.received = b"".join(chunks) if not more and size <= cap else None
     pending = iter(messages)
 
     async def replay() -> Message:
@@ -319,60 +333,67 @@ async def _with_body(
             return message
         return await receive()
 
-    return canary.begin(head, started), replay
+    talk.rewind(talk.scope, replay)
+    return canary.begin(talk, started)
 
 
-def _quoted(path: bytes) -> bytes:
+def _quoted(path: str) -> bytes:
     from urllib.parse import quote
 
     return quote(path, safe="/:@!$&'()*+,;=~").encode()
 
 
-class _Conversation:
+class _Http(_Request):
     """What one request's app and its server say to each other, overheard."""
 
-    __slots__ = ("_receive", "_send", "exchange", "has_left", "scope", "wants_trailers")
+    has_left = False
+    wants_trailers = False
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+    def receive_again(self) -> Receive:
+        """The ``receive`` as it stands, for an app that is not overheard."""
+        return self._receive
+
+    def rewind(self, scope: Scope, receive: Receive) -> None:
+        """Begin again, with *scope* and from the body's first byte."""
         self.scope = scope
         self._receive = receive
-        self._send = send
-        self.exchange = exchange
-        self.has_left = False
-        self.wants_trailers = False
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message["type"] == "http.disconnect" and not self.exchange.has_ended:
+        if message["type"] == "http.disconnect" and not self.has_ended:
             self.has_left = True
         return message
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
-            message = self.started(message)
+            message = self.begun(message)
         try:
             await self._send(message)
         except OSError:  # the server's way to say that the client has gone (ASGI 2.4)
             self.has_left = True
             raise
         if kind == "http.response.body":
-            if not message.get("more_body", False) and not self.wants_trailers:
+            if not message.get("more_body") and not self.wants_trailers:
                 self.end()
         elif (kind == "http.response.trailers" and not message.get("more_trailers", False)) or (
             kind == "http.response.pathsend" and not self.wants_trailers
         ):
             self.end()
 
-    def started(self, message: Message) -> Message:
+    def begun(self, message: Message) -> Message:
         """The start of the answer, with our headers behind the app's; the app's message and list stay as they are."""
-        exchange = self.exchange
-        exchange.status = message["status"]
-        self.note_route()
-        if message.get("trailers", False):
-            self.wants_trailers = True
+        self.status = message["status"]
+        if "route" in self.scope:
+            self.note_route()
+        if "trailers" in message:
+            self.wants_trailers = bool(message["trailers"])
         headers = message.get("headers", ())
-        return {**message, "headers": [*headers, *response_headers(exchange, headers)]}
+        extra = self.door.extras[self.assignment[0].version]
+        if self.new_id is None and self.failure is None and not extra.wants_private:
+            return {**message, "headers": [*headers, *extra.raw]}
+        cache_control = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
+        return {**message, "headers": [*headers, *encoded(more_headers(self, cache_control))]}
 
     def note_route(self) -> None:
         """The route template, once the router below has found one."""
@@ -380,54 +401,49 @@ class _Conversation:
         if route is not None:
             path = getattr(route, "path_format", None) or getattr(route, "path", None)
             if path is not None:
-                self.exchange.route = self.scope.get("root_path", "") + path
+                self.route = self.scope.get("root_path", "") + path
 
     def end(self) -> None:
         """The last byte is out."""
         if self.has_left:
-            self.exchange.aborted()
+            self.aborted()
         else:
-            self.exchange.finish()
+            self.finish()
 
     def failed(self, error: BaseException) -> None:
-        """The app raised *error*."""
-        if self.has_left:
-            self.exchange.aborted()
+        """The app raised *error*, or its task was cancelled because the client left."""
+        if self.has_left or isinstance(error, CancelledError):
+            self.aborted()
         else:
-            if not self.exchange.status:
+            if not self.status:
                 self.note_route()
-            self.exchange.raised(error)
+            self.raised(error)
 
     def returned(self) -> None:
         """The app is done, and its answer is not: there was none, or the client left."""
-        if not self.has_left and not self.exchange.status:
-            self.exchange.status = 500  # what servers answer for an app that says nothing
+        if not self.has_left and not self.status:
+            self.status = 500  # what servers answer for an app that says nothing
         self.end()
 
 
-class _Guarded(_Conversation):
-    """A canary's conversation, of which the server hears nothing until the first byte is sure to be the canary's."""
+class _Guard:
+    """Stands between a canary and its server, which hears nothing until the first byte is sure to be the canary's."""
 
-    __slots__ = ("_held", "failure", "is_committed", "tape")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange, tape: _Taped) -> None:
-        super().__init__(scope, receive, send, exchange)
-        self.tape = tape
+    def __init__(self, talk: _Http) -> None:
+        self._talk = talk
+        self.tape = _Taped(talk.receive, talk.door.router.plan.body_cap)
+        self.receive = self.tape.receive
         self.failure: Failure | None = None
-        self.is_committed = False
+        self._is_committed = False
         self._held: Message | None = None
+        talk.release = self.tape.drop
 
-    @property
-    def has_answered(self) -> bool:
-        """Whether the canary began an answer that counts."""
-        return self.is_committed or self._held is not None
-
-    def may_fall_back(self) -> bool:
+    def _may_fall_back(self) -> bool:
         """Whether stable can still take over; where not, the exchange says why."""
-        if self.is_committed:
-            self.exchange.missed = "started"
+        if self._is_committed:
+            self._talk.missed = "started"
         elif self.tape.is_over:
-            self.exchange.missed = "body"
+            self._talk.missed = "body"
         else:
             return True
         return False
@@ -435,26 +451,45 @@ class _Guarded(_Conversation):
     async def send(self, message: Message) -> None:
         if self.failure is not None:
             return
-        if self.is_committed:
-            await super().send(message)
+        if self._is_committed:
+            await self._talk.send(message)
         elif message["type"] == "http.response.start":
             status = message["status"]
-            if status in UNAVAILABLE and self.may_fall_back():
-                self.note_route()
+            if status in UNAVAILABLE and self._may_fall_back():
+                self._talk.note_route()
                 self.failure = Failure(status, str(status))
                 return
             self._held = message
             if _is_event_stream(message):
-                await self.commit()  # its client waits for the headers, which may be minutes before the first event
+                await self._commit()  # its client waits for the headers, maybe for minutes before the first event
         else:
-            await self.commit()
-            await super().send(message)
+            await self._commit()
+            await self._talk.send(message)
 
-    async def commit(self) -> None:
+    async def _commit(self) -> None:
         """Pass on the start that was held back, if there is one."""
-        if not self.is_committed and self._held is not None:
-            self.is_committed = True
-            await super().send(self._held)
+        if not self._is_committed and self._held is not None:
+            self._is_committed = True
+            await self._talk.send(self._held)
+
+    async def takes(self, error: Exception) -> bool:
+        """Whether stable answers for a canary that raised *error*."""
+        if self._talk.has_left or not self._may_fall_back():
+            await self._commit()
+            self._talk.failed(error)
+            return False
+        self.failure = self.failure or Failure(500, type(error).__qualname__, error)
+        return True
+
+    async def is_silent(self) -> bool:
+        """Whether a canary that returned has said nothing, which its server would make a 500."""
+        talk = self._talk
+        if self._held is None and not talk.has_left and self._may_fall_back():
+            return True
+        await self._commit()
+        if not talk.has_ended:
+            talk.returned()
+        return False
 
 
 def _is_event_stream(message: Message) -> bool:
@@ -504,80 +539,55 @@ class _Taped:
         if self._file is None:
             self._file = io.BytesIO() if self._tape is None else self._tape.rewound()
         chunk = self._file.read(_CHUNK_BYTES)
-        if chunk:
-            left = self._tape is not None and self._file.tell() < self._tape.size
-            if self._is_complete and not left:
-                self._is_complete = False
-                return {"type": "http.request", "body": chunk, "more_body": False}
-            return {"type": "http.request", "body": chunk, "more_body": True}
-        if self._is_complete:
-            self._is_complete = False
-            return {"type": "http.request", "body": b"", "more_body": False}
+        is_last = self._is_complete and (self._tape is None or self._file.tell() >= self._tape.size)
+        if chunk or is_last:
+            self._is_complete = self._is_complete and not is_last
+            return {"type": "http.request", "body": chunk, "more_body": not is_last}
         return await self._receive()
 
 
-class _Websocket(_Conversation):
-    """
-    A websocket. Its duration is that of the handshake; its outcome is known when it closes.
-    """
-
-    __slots__ = ("clock",)
-    clock: Callable[[], float]
+class _Websocket(_Http):
+    """A websocket. Its duration is that of the handshake; its outcome is known when it closes."""
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
-            self.exchange.finish()
+            self.finish()
         return message
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        exchange = self.exchange
         if kind == "websocket.accept":
-            exchange.answered_at = self.clock()
-            exchange.status = 101
+            self.answered_at = self._owner.canary.clock()
+            self.status = 101
             self.note_route()
-            headers = message.get("headers", ())
-            message = {**message, "headers": [*headers, *exchange.door.extra(exchange.assignment.version).raw]}
+            extra = self.door.extras[self.assignment.version]
+            message = {**message, "headers": [*message.get("headers", ()), *extra.raw]}
         elif kind == "websocket.http.response.start":
-            message = self.started(message)
+            message = self.begun(message)
         elif kind == "websocket.close":
-            if not exchange.status:
-                exchange.status = 403  # what servers answer when the handshake is refused
+            if not self.status:
+                self.status = 403  # what servers answer when the handshake is refused
                 self.note_route()
             elif message.get("code") == 1011:
-                exchange.error_type = "1011"  # RFC 6455 §7.4.1: an unexpected condition in the server
+                self.error_type = "1011"  # RFC 6455 §7.4.1: an unexpected condition in the server
         await self._send(message)
         if kind == "websocket.close" or (
             kind == "websocket.http.response.body" and not message.get("more_body", False)
         ):
-            exchange.finish()
+            self.finish()
 
 
-async def _gone(talk: _Conversation) -> None:
+async def _gone(talk: _Http) -> None:
     """Answer for a version that is out of service."""
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(GONE_BODY)).encode()),
-        *encoded(talk.exchange.door.gone_headers),
+        *encoded(talk.door.gone_headers),
     ]
     await talk.send({"type": "http.response.start", "status": 410, "headers": headers})
-    body = b"" if talk.exchange.method == "HEAD" else GONE_BODY
+    body = b"" if talk.method == "HEAD" else GONE_BODY
     await talk.send({"type": "http.response.body", "body": body})
-
-
-def response_headers(
-    exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]
-) -> Iterable[tuple[bytes, bytes]]:
-    """What to append to the app's *headers*."""
-    found = exchange.door.extra(exchange.assignment.version)
-    if exchange.new_id is None and exchange.failure is None and not found.wants_private:
-        return found.raw
-    return encoded(
-        more_headers(
-            exchange, [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
-        )
-    )
 
 
 class _Apps:

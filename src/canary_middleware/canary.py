@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from os import getpid
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from .core import transitions
@@ -217,6 +218,7 @@ class Canary:
             _random_id,
             self._now,
             self.troubles.report,
+            self._end,
         )
         version = self._forced.get(rollout.name)
         return door if version is None else door.forced(version)
@@ -235,34 +237,29 @@ class Canary:
         Raises:
             BodyNotRead: the identity is in a body that the door must read first.
         """
-        if os.getpid() != self._pid:  # not os.register_at_fork: uWSGI forks in C and never calls it
+        if getpid() != self._pid:  # not os.register_at_fork: uWSGI forks in C and never calls it
             self._start_process()
         if started is None:
             started = self.clock()
-        routes = self._map
-        slot = routes.only
+        slot = self._map.only
         if slot is None:
-            match = routes.table.match(head.method, head.path)
+            match = self._map.table.match(head.method, head.path)
             if match is None or match.value is None:
                 return None
             slot = match.value
             head.match = match
-        else:
-            match = None
         door = slot.door
         try:
-            assignment, new_id = door.decide(head)
+            assignment = door.decide(head)
         except BodyNotRead:
             raise
         except Exception as error:  # noqa: BLE001 - whatever failed, the request must be served
             self.troubles.report("assignment", error, "stable serves that request")
-            assignment, new_id = door.error, None
-        exchange = Exchange(assignment, door, head.method, started, self._end)
-        if new_id is not None:
-            exchange.new_id = new_id
-        if match is not None and "*" not in match.template:
-            exchange.route = match.template
-        self.counts.begin(exchange.variant)
+            assignment = door.error
+        exchange = head.exchange(assignment, door, started)
+        if head.match is not None and "*" not in head.match.template:
+            exchange.route = head.match.template
+        self.counts.begin(assignment[0])
         if self._recorder is not None:
             try:
                 self._recorder.begin(exchange, head)
@@ -272,15 +269,15 @@ class Canary:
 
     def _end(self, exchange: Exchange) -> None:
         try:
-            ended = self.clock() if exchange.answered_at is None else exchange.answered_at
-            elapsed = ended - exchange.started
+            elapsed = (self.clock() if exchange.answered_at is None else exchange.answered_at) - exchange.started
             # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
             exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
             self.counts.end(exchange)
             if self._recorder is not None:
                 self._recorder.end(exchange)
-            for observe in self._observers:
-                observe(exchange)
+            if self._observers:
+                for observe in self._observers:
+                    observe(exchange)
         except Exception as error:  # noqa: BLE001 - the answer is on its way already
             self.troubles.report("accounting", error, "that request is not counted in full")
 

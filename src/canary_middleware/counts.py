@@ -34,9 +34,9 @@ MAX_SETS: Final = 2000
 OVERFLOW: Final = "_OVERFLOW"
 """The method under which requests beyond MAX_SETS are counted."""
 
-_METHODS: Final = {
-    m: m for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "WEBSOCKET")
-}
+_METHODS: Final = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "WEBSOCKET", "_OTHER")
+)
 
 
 class Series(NamedTuple):
@@ -45,36 +45,44 @@ class Series(NamedTuple):
     variant: Variant
     method: str
     status: int
-    error_type: str | None
     route: str | None
-    aborted: bool
+    error_type: str | None = None
+    aborted: bool = False
+
+
+# The first four of a Series' fields for what went well, which is nearly everything; all six for the rest.
+_Key = tuple["Variant", str, int, "str | None"] | tuple["Variant", str, int, "str | None", "str | None", bool]
 
 
 class Cell:
-    """Requests of one series: how many, how long in all (seconds), and in which bucket of BOUNDS_S."""
+    """Requests of one series: how long in all (seconds), and how many in which bucket of BOUNDS_S."""
 
-    __slots__ = ("buckets", "count", "total_s")
+    __slots__ = ("buckets", "total_s")
 
     def __init__(self) -> None:
-        self.count = 0
         self.total_s = 0.0
         self.buckets: dict[int, int] = {}
+
+    @property
+    def count(self) -> int:
+        """How many requests. Not kept beside the buckets, so that the two never disagree."""
+        return sum(dict(self.buckets).values())
 
     def add(self, other: Cell) -> None:
         """Add *other*'s requests to this cell."""
         # dict() of a dict with int keys is one atomic step; its owner may go on counting meanwhile.
         for index, n in dict(other.buckets).items():
             self.buckets[index] = self.buckets.get(index, 0) + n
-            self.count += n
         self.total_s += other.total_s
 
     def quantile_s(self, q: float) -> float:
         """The *q* quantile in seconds (0 < q < 1), geometric mean of its bucket's bounds; 0.0 without requests."""
-        return quantile_s(self.buckets, self.count, q)
+        return quantile_s(self.buckets, q)
 
 
-def quantile_s(buckets: dict[int, int], count: int, q: float) -> float:
+def quantile_s(buckets: dict[int, int], q: float) -> float:
     """The *q* quantile of a bucket count, in seconds; 0.0 where there is none."""
+    count = sum(buckets.values())
     if count <= 0:
         return 0.0
     rank = q * count
@@ -97,26 +105,21 @@ def _middle_s(index: int) -> float:
 class _Table:
     """What one thread has counted."""
 
-    __slots__ = ("begun", "cells", "ended", "fallbacks", "missed")
+    __slots__ = ("begun", "cells", "fallbacks", "missed")
 
     def __init__(self) -> None:
         self.begun: dict[Variant, int] = {}
-        self.ended: dict[Variant, int] = {}
-        self.cells: dict[tuple[Variant, str, int, str | None, str | None, bool], Cell] = {}
+        self.cells: dict[_Key, Cell] = {}
         self.fallbacks: dict[tuple[str, str, str], int] = {}
         self.missed: dict[tuple[str, str, str], int] = {}
 
     def fold(self, other: _Table) -> None:
         """Add all of *other*'s counts to this table."""
-        for mine, theirs in (
-            (self.begun, other.begun),
-            (self.ended, other.ended),
-        ):
-            for variant, n in dict(theirs).items():
-                mine[variant] = mine.get(variant, 0) + n
-        for mine_t, theirs_t in ((self.fallbacks, other.fallbacks), (self.missed, other.missed)):
-            for key, n in dict(theirs_t).items():
-                mine_t[key] = mine_t.get(key, 0) + n
+        for variant, n in dict(other.begun).items():
+            self.begun[variant] = self.begun.get(variant, 0) + n
+        for mine, theirs in ((self.fallbacks, other.fallbacks), (self.missed, other.missed)):
+            for key, n in dict(theirs).items():
+                mine[key] = mine.get(key, 0) + n
         for series, cell in dict(other.cells).items():
             self.cells.setdefault(series, Cell()).add(cell)
 
@@ -176,7 +179,10 @@ class Counts:
             begun = self._local.table.begun
         except AttributeError:
             begun = self._table().begun
-        begun[variant] = begun.get(variant, 0) + 1
+        try:
+            begun[variant] += 1
+        except KeyError:
+            begun[variant] = 1
 
     def end(self, exchange: Exchange) -> None:
         """One request ended; reads the exchange's outcome."""
@@ -184,53 +190,23 @@ class Counts:
             table: _Table = self._local.table
         except AttributeError:
             table = self._table()
-        variant = exchange.variant
-        ended = table.ended
-        ended[variant] = ended.get(variant, 0) + 1
-        if exchange.failure is None and exchange.error_type is None and exchange.status < 500:
-            key = (
-                variant,
-                _METHODS.get(exchange.method, "_OTHER"),
-                exchange.status,
-                None,
-                exchange.route,
-                exchange.is_aborted,
-            )
+        status = exchange.status
+        key: _Key
+        if status < 500 and exchange.error_type is None and exchange.failure is None and not exchange.is_aborted:
+            key = (exchange.variant, exchange.method, status, exchange.route)
         else:
-            key = self._failed(table, exchange)
-        cell = table.cells.get(key)
-        if cell is None:
-            cell = self._cell(table, key)
+            key = _failed(table, exchange)
+        try:
+            cell = table.cells[key]
+        except KeyError:
+            cell = _new_cell(table, key)
         seconds = exchange.duration
-        cell.count += 1
         cell.total_s += seconds
-        buckets = cell.buckets
         index = bisect_left(BOUNDS_S, seconds)
-        buckets[index] = buckets.get(index, 0) + 1
-
-    def _failed(
-        self, table: _Table, exchange: Exchange
-    ) -> tuple[Variant, str, int, str | None, str | None, bool]:
-        variant = exchange.variant
-        error = exchange.outcome_error
-        if exchange.failure is not None:
-            _add(table.fallbacks, (variant.rollout, variant.version, exchange.failure.error_type))
-        elif exchange.missed is not None:
-            _add(table.missed, (variant.rollout, variant.version, exchange.missed))
-        return (
-            variant,
-            _METHODS.get(exchange.method, "_OTHER"),
-            exchange.outcome_status,
-            None if exchange.is_aborted else error,
-            exchange.route,
-            exchange.is_aborted,
-        )
-
-    def _cell(self, table: _Table, key: tuple[Variant, str, int, str | None, str | None, bool]) -> Cell:
-        if len(table.cells) >= MAX_SETS:
-            variant, _, _, error, _, aborted = key
-            key = (variant, OVERFLOW, 0, None if error is None else OVERFLOW, None, aborted)
-        return table.cells.setdefault(key, Cell())
+        try:
+            cell.buckets[index] += 1
+        except KeyError:
+            cell.buckets[index] = 1
 
     def snapshot(self) -> Snapshot:
         """Everything counted so far; monotone from one call to the next. Takes a lock that no request waits for."""
@@ -240,13 +216,40 @@ class Counts:
             total.fold(self._gone)
             for _, table in list(self._live):
                 total.fold(table)
+        series = {Series(*key): cell for key, cell in total.cells.items()}
+        ended: dict[Variant, int] = {}
+        for key, cell in series.items():
+            ended[key.variant] = ended.get(key.variant, 0) + cell.count
         return Snapshot(
             total.begun,
-            total.ended,
-            {Series(*key): cell for key, cell in total.cells.items()},
+            ended,
+            series,
             total.fallbacks,
             total.missed,
         )
+
+
+def _failed(table: _Table, exchange: Exchange) -> _Key:
+    """The key of a request that did not go well; counts fallbacks, and failures that could not fall back."""
+    variant = exchange.variant
+    if exchange.failure is not None:
+        _add(table.fallbacks, (variant.rollout, variant.version, exchange.failure.error_type))
+    elif exchange.missed is not None:
+        _add(table.missed, (variant.rollout, variant.version, exchange.missed))
+    error = None if exchange.is_aborted else exchange.outcome_error
+    return (variant, exchange.method, exchange.outcome_status, exchange.route, error, exchange.is_aborted)
+
+
+def _new_cell(table: _Table, key: _Key) -> Cell:
+    variant, method, *rest = key
+    if method not in _METHODS:  # RFC 9110 lets a client send any; only the known ones get a series of their own
+        key = (variant, "_OTHER", *rest)  # type: ignore[assignment]
+        if key in table.cells:
+            return table.cells[key]
+    if len(table.cells) >= MAX_SETS:
+        error, aborted = key[4:] or (None, False)
+        key = (variant, OVERFLOW, 0, None, None if error is None else OVERFLOW, aborted)
+    return table.cells.setdefault(key, Cell())
 
 
 def _add(counter: dict[tuple[str, str, str], int], key: tuple[str, str, str]) -> None:

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 class DjangoHead(WsgiHead):
     """A Django request as the decision sees it; ``request.META`` is a WSGI environ in both colours."""
 
-    __slots__ = ("request",)
-
     def __init__(self, request: HttpRequest, canary: Canary) -> None:
         super().__init__(request.META, canary, settings)
         self.request = request
@@ -285,7 +283,7 @@ class _Scope:
 
 
 def _headers(response: HttpResponseBase, exchange: Exchange) -> Any:
-    found = exchange.door.extra(exchange.assignment.version)
+    found = exchange.door.extras[exchange.assignment.version]
     if exchange.new_id is None and exchange.failure is None and not found.wants_private:
         return found.text
     return more_headers(exchange, [response.headers.get("Cache-Control", "")])

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 class FlaskHead(WsgiHead):
     """A WSGI environ of which Flask knows the session."""
-
-    __slots__ = ()
     owner: Any  # the Flask application
 
     @property

@@ -16,12 +16,14 @@ from .dispatch import Rewrite, picker
 from .requests import find_cookie, find_query, is_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from .canary import Canary
+    from .core.door import Door
     from .core.endpoints import Match
     from .core.ports import Recorder
+    from .core.rollout import Assignment
 
     Environ = dict[str, Any]  # Any: PEP 3333 puts anything there
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -45,14 +47,23 @@ def text(value: str) -> str:
 class WsgiHead:
     """A WSGI environ as the decision sees it."""
 
-    __slots__ = ("_attributes", "canary", "environ", "match", "owner")
+    # Class attributes as defaults, and no slots: most requests never write them.
+    match: Match[Any] | None = None
+    new_id: str | None = None
+    _attributes: Mapping[str, str] | None = None
 
     def __init__(self, environ: Environ, canary: Canary, owner: object) -> None:
         self.environ = environ
         self.canary = canary
         self.owner = owner
-        self.match: Match[Any] | None = None
-        self._attributes: Any = None
+
+    def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
+        exchange = Exchange()
+        exchange.admit(assignment, door, started)
+        exchange.method = self.method
+        if self.new_id is not None:
+            exchange.new_id = self.new_id
+        return exchange
 
     @property
     def method(self) -> str:
@@ -104,7 +115,7 @@ class WsgiHead:
     def attribute(self, name: str) -> str | None:
         if self._attributes is None:
             self._attributes = self.canary.attributes_of(self.native)
-        value: str | None = self._attributes.get(name)
+        value = self._attributes.get(name)
         return self.canary.region if value is None and name == "region" else value
 
     def body(self, cap: int) -> bytes | None:
@@ -340,7 +351,7 @@ def _starter(exchange: Exchange, start_response: StartResponse) -> StartResponse
 
 def response_headers(exchange: Exchange, headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     """What to append to the app's *headers*."""
-    found = exchange.door.extra(exchange.assignment.version)
+    found = exchange.door.extras[exchange.assignment.version]
     if exchange.new_id is None and exchange.failure is None and not found.wants_private:
         return found.text
     return more_headers(exchange, [value for name, value in headers if name.lower() == "cache-control"])

@@ -45,12 +45,12 @@ class Draw:
         draw: ``"rollout"`` (in or out) or ``"version"`` (which of several canaries).
     """
 
-    __slots__ = ("_prefix", "_prepared")
+    __slots__ = ("_prefix", "prepared")
 
     def __init__(self, salt: str, draw: str) -> None:
         self._prefix = _field(_DOMAIN) + _field(encode(salt)) + _field(encode(draw))
         # Copying a hash state that already took the constant fields and the length is cheaper than hashing them again.
-        self._prepared: tuple[Callable[[], blake2b], ...] = tuple(
+        self.prepared: tuple[Callable[[], blake2b], ...] = tuple(
             blake2b(self._prefix + n.to_bytes(4, "big"), digest_size=DIGEST_BYTES).copy
             for n in range(_PREPARED_LENGTHS)
         )
@@ -59,7 +59,7 @@ class Draw:
         """The eight digest bytes of *identity* (any text); big endian, so that byte order is numeric order."""
         try:
             data = identity.encode()
-            state = self._prepared[len(data)]()
+            state = self.prepared[len(data)]()
         except (UnicodeEncodeError, IndexError):
             return blake2b(self._prefix + _field(encode(identity)), digest_size=DIGEST_BYTES).digest()
         state.update(data)
@@ -112,6 +112,7 @@ class Md5Draw:
     """
 
     __slots__ = ()
+    prepared: tuple[Callable[[], blake2b], ...] = ()
 
     def point(self, identity: str) -> bytes:
         """The value 0 … 99 as the smallest digest of its bucket, so that one comparison serves both hashes."""

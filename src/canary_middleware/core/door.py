@@ -10,7 +10,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from .headers import end_of_life, extra
-from .identity import Anonymous, is_usable
+from .identity import MAX_IDENTITY_BYTES, Anonymous, is_usable
 from .override import Rejected
 from .ports import BodyNotRead
 from .rollout import Assignment
@@ -18,20 +18,34 @@ from .rollout import Assignment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .exchange import Exchange
     from .headers import Extra
     from .identity import Source
     from .override import OverrideReader
     from .ports import RequestHead
-    from .rollout import Router
+    from .rollout import Rollout, Router
 
     Complain = Callable[[str, BaseException, str], None]
 
+_SHORT: Final = MAX_IDENTITY_BYTES // 4  # characters that cannot be too many bytes of UTF-8
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 §9.2.1
 FALLBACK_METHODS: Final = {
     "never": frozenset[str](),
     "safe-methods": _SAFE,
     "idempotent": _SAFE | {"PUT", "DELETE"},  # RFC 9110 §9.2.2
 }
+
+
+class _Extras(dict[str, "Extra"]):
+    """Version → response headers, made when first asked for."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        super().__init__()
+        self._rollout = rollout
+
+    def __missing__(self, version: str) -> Extra:
+        found = self[version] = extra(self._rollout, version)
+        return found
 
 
 class Door:
@@ -45,18 +59,23 @@ class Door:
         mint: makes a new random identity for the anonymous cookie.
         now: Unix seconds.
         complain: told of sources that fail: component, error, consequence.
+        end: told of each exchange that ends.
     """
 
     __slots__ = (
-        "_extras",
+        "_is_settled",
         "_mint",
         "_now",
+        "_reads",
         "always",
         "anonymous",
         "complain",
+        "end",
         "error",
+        "extras",
         "fallback",
         "fallback_methods",
+        "is_retired",
         "override",
         "router",
         "sources",
@@ -70,32 +89,31 @@ class Door:
         mint: Callable[[], str],
         now: Callable[[], float],
         complain: Complain,
+        end: Callable[[Exchange], None],
     ) -> None:
         plan = router.plan
         self.router = router
         self.sources = sources
+        self._reads = tuple((source.read, source) for source in sources)
         self.override = override
         self.anonymous = next((source for source in sources if isinstance(source, Anonymous)), None)
         self.error = Assignment(router.variant(plan.stable, "error"), router.revision)
         self.fallback = Assignment(router.variant(plan.stable, "fallback"), router.revision)
         self.fallback_methods = FALLBACK_METHODS[plan.fallback] if router.rollout.stable_enabled else FALLBACK_METHODS["never"]
-        self._extras: dict[str, Extra] = {}
+        self.extras: dict[str, Extra] = _Extras(router.rollout)
+        self.is_retired = not router.rollout.stable_enabled
         self._mint = mint
         self._now = now
         self.complain = complain
+        self.end = end
         self.always: Assignment | None = None
-
-    def extra(self, version: str) -> Extra:
-        """The response headers of *version*."""
-        found = self._extras.get(version)
-        if found is None:
-            found = self._extras[version] = extra(self.router.rollout, version)
-        return found
+        self._is_settled = override is not None or router.fixed is not None
 
     def forced(self, version: str) -> Door:
         """The same door, with one answer for everybody."""
         door = copy(self)
         door.always = Assignment(self.router.variant(version, "forced"), self.router.revision)
+        door._is_settled = True
         return door
 
     @property
@@ -103,35 +121,41 @@ class Door:
         """What a 410 says beside the usual headers: when the version went, and what succeeds it."""
         return end_of_life(self.router.plan)
 
-    def decide(self, head: RequestHead) -> tuple[Assignment, str | None]:
+    def decide(self, head: RequestHead) -> Assignment:
         """
-        The request's assignment, and the anonymous id that was made for it, if one was.
+        The request's assignment. Where an anonymous id was made for it, it is left in ``head.new_id``.
 
         Raises BodyNotRead where the identity is in a body that the front door has yet to read.
         """
-        if self.always is not None:
-            return self.always, None
         router = self.router
-        if self.override is not None:
-            forced = self._forced(head)
-            if forced is not None:
-                return forced, None
-        if router.fixed is not None:
-            return router.assign(None, head), None
-        for source in self.sources:
+        if self._is_settled:
+            settled = self._settled(head)
+            if settled is not None:
+                return settled
+        for read, source in self._reads:
             try:
-                identity = source.read(head)
+                identity = read(head)
             except BodyNotRead:
                 raise
             except Exception as error:  # noqa: BLE001 - a key function of the app's, or a framework's session
                 self.complain("identity", error, f"{source.spec} counts as absent for that request")
                 continue
-            if identity and is_usable(identity):
-                return router.assign(identity, head), None
+            if identity and (len(identity) <= _SHORT or is_usable(identity)):
+                return router.assign(identity, head)
         if self.anonymous is not None:
-            identity = self._mint()
-            return router.assign(identity, head), identity
-        return router.assign(None, head), None
+            head.new_id = identity = self._mint()
+            return router.assign(identity, head)
+        return router.assign(None, head)
+
+    def _settled(self, head: RequestHead) -> Assignment | None:
+        """The answer that does not depend on who asks, where there is one."""
+        if self.always is not None:
+            return self.always
+        if self.override is not None:
+            forced = self._forced(head)
+            if forced is not None:
+                return forced
+        return None if self.router.fixed is None else self.router.assign(None, head)
 
     def _forced(self, head: RequestHead) -> Assignment | None:
         assert self.override is not None
@@ -144,4 +168,4 @@ class Door:
 
     def is_gone(self, assignment: Assignment) -> bool:
         """Whether the request is pinned to a stable version that has been retired: it gets 410."""
-        return not self.router.rollout.stable_enabled and assignment.role == "stable" and assignment.reason != "error"
+        return self.is_retired and assignment.role == "stable" and assignment.reason != "error"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .door import Door
-    from .rollout import Assignment
+    from .rollout import Assignment, Variant
 
 UNAVAILABLE: Final = frozenset({500, 502, 503, 504})
 """Statuses of a canary that stable may answer instead; 501 and 505 to 511 say something about the request."""
@@ -39,7 +39,6 @@ class Exchange:
 
     Attributes:
         assignment: what serves this request now; becomes stable's when stable takes over.
-        decided: the assignment it came in with.
         variant: what the request is counted under; stays the canary's when stable takes over.
         method: HTTP method as sent, or ``WEBSOCKET``.
         started: reading of the clock at the decision, in seconds.
@@ -69,22 +68,31 @@ class Exchange:
     span: object = None
     answered_at: float | None = None
     release: Callable[[], object] | None = None
+    _decided: Assignment | None = None
 
-    def __init__(
-        self, assignment: Assignment, door: Door, method: str, started: float, on_end: Callable[[Exchange], None]
-    ) -> None:
-        self.assignment = self.decided = assignment
+    assignment: Assignment
+    variant: Variant
+    door: Door
+    method: str
+    started: float
+
+    def admit(self, assignment: Assignment, door: Door, started: float) -> None:
+        """The decision has fallen: *assignment*, by *door*, when the clock read *started*."""
+        self.assignment = assignment
         self.variant = assignment[0]
         self.door = door
-        self.method = method
         self.started = started
-        self._on_end = on_end
+
+    @property
+    def decided(self) -> Assignment:
+        """The assignment it came in with."""
+        return self.assignment if self._decided is None else self._decided
 
     def finish(self) -> None:
         """End the exchange: the first call counts it, later ones do nothing. Never raises."""
         if not self.has_ended:
             self.has_ended = True
-            self._on_end(self)
+            self.door.end(self)
             if self.release is not None:
                 self.release()
 
@@ -102,11 +110,13 @@ class Exchange:
         self.failure = failure
         self.status = 0
         self.error_type = None
+        self._decided = self.assignment
         self.assignment = self.door.fallback
 
     def unserved(self, error: Exception) -> None:
         """The version has nothing that serves it: stable does, and the operator is told once."""
         self.door.complain("dispatch", error, "stable serves such requests")
+        self._decided = self.assignment
         self.assignment = self.door.error
 
     def aborted(self) -> None:

@@ -124,7 +124,7 @@ def more_headers(exchange: Exchange, cache_control: Sequence[str]) -> list[Heade
         cache_control: the values the app set; one that is private or not stored at all needs nothing from us.
     """
     door = exchange.door
-    found = door.extra(exchange.assignment.version)
+    found = door.extras[exchange.assignment.version]
     headers = [*found.text]
     if exchange.failure is not None:
         headers.append(FALLBACK)

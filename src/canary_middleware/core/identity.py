@@ -73,7 +73,7 @@ class _Named:
 class Header(_Named):
     """The first header of that name."""
 
-    __slots__ = ("vary",)
+    __slots__ = ("raw", "vary")
     kind = "header"
 
     def __init__(self, name: str) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
+    from .door import Door
     from .endpoints import Match
     from .exchange import Exchange
+    from .rollout import Assignment
 
     # Any: the ASGI specification puts anything in a scope or a message.
     Scope = MutableMapping[str, Any]
@@ -29,6 +31,13 @@ class RequestHead(Protocol):
 
     match: Match[Any] | None
     """The endpoint template that covers the request; set by ``Canary.begin``."""
+
+    new_id: str | None
+    """The anonymous id that was made for this request; set by the decision."""
+
+    def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
+        """The request's Exchange, decided so. A front door may be it itself."""
+        ...
 
     @property
     def method(self) -> str: ...

@@ -201,6 +201,7 @@ class Router:
         "_limit",
         "_no_identity",
         "_point",
+        "_prepared",
         "_rules",
         "_split",
         "_stable",
@@ -219,13 +220,11 @@ class Router:
         self.plan = plan
         self.revision = rollout.revision
         self.variants = variants
-        self._point = (
-            Md5Draw().point
-            if plan.hash == "md5-100"
-            else draws.setdefault((plan.salt, "rollout"), Draw(plan.salt, "rollout")).point
-        )
+        draw = Md5Draw() if plan.hash == "md5-100" else _drawn(draws, plan.salt, "rollout")
+        self._point = draw.point
+        self._prepared = draw.prepared
         self._version_draw = (
-            draws.setdefault((plan.salt, "version"), Draw(plan.salt, "version")) if len(plan.canaries) > 1 else None
+            _drawn(draws, plan.salt, "version") if len(plan.canaries) > 1 else None
         )
         total = 0
         split = []
@@ -323,7 +322,14 @@ class Router:
             attributes: values for segment rules, where there is no request to read them from.
         """
         if self._by_hash_only and identity is not None:
-            point = self._point(identity)
+            try:
+                # Draw.point, without the call: this line runs for every request.
+                data = identity.encode()
+                state = self._prepared[len(data)]()
+                state.update(data)
+                point = state.digest()
+            except (UnicodeEncodeError, IndexError):
+                point = self._point(identity)
             if point < self._limit:
                 variant = self._canary if self._version_draw is None else self._nth(identity, "weight")
             else:
@@ -359,6 +365,13 @@ class Router:
             return self._no_identity
         version = self.canary_version(identity) if point < rule.limit else self.plan.stable
         return Assignment(self.variant(version, "segment"), self.revision, point)
+
+
+def _drawn(draws: dict[tuple[str, str], Draw], salt: str, name: str) -> Draw:
+    found = draws.get((salt, name))
+    if found is None:
+        found = draws[salt, name] = Draw(salt, name)
+    return found
 
 
 _new: Any = tuple.__new__  # skips NamedTuple's keyword handling: 110 ns instead of 260 on the request path
