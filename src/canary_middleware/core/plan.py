@@ -1,0 +1,801 @@
+"""
+The plan: what a team writes down before a rollout. Frozen values, validated key by key.
+
+``parse`` takes the mapping of a TOML or JSON file or of keyword arguments and reports every problem at once;
+``to_mapping`` gives it back, so that a store can hold it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast
+
+from ..errors import ConfigError
+from .bucketing import BUCKETS
+from .endpoints import validate_template
+from .fields import Reader, duration_text, parse_duration, parse_percent, parse_size, percent
+from .identity import Custom, parse_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from .identity import Source
+
+__all__ = [
+    "Criteria",
+    "Criterion",
+    "Plan",
+    "RolloutFields",
+    "RolloutPlan",
+    "Segment",
+    "Stage",
+    "parse",
+    "parse_duration",
+    "parse_percent",
+    "to_mapping",
+]
+
+Fallback = Literal["never", "safe-methods", "idempotent"]
+Action = Literal["rollback", "pause", "warn"]
+
+_NAME_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_QUANTILES: Final = ("p50", "p95", "p99")
+_ALL: Final = BUCKETS
+
+
+class RolloutFields(TypedDict, total=False):
+    """The keys of ``[rollout.<name>]``, as ``Canary("name", …)`` takes them."""
+
+    stable: str
+    canary: str | Mapping[str, float]
+    endpoints: Sequence[str]
+    exclude: Sequence[str]
+    key: Sequence[Source | str | Callable[..., object]]
+    salt: str
+    hash: str
+    weight: float
+    stages: Sequence[float | Mapping[str, Any] | Stage]
+    duration: str
+    bake: str
+    fallback: str
+    body_cap: int | str
+    json_cap: int | str
+    criteria: Mapping[str, Any]
+    guardrails: Mapping[str, Any]
+    segments: Sequence[Mapping[str, Any]]
+    overrides: Mapping[str, Any]
+    env: Mapping[str, str]
+    enabled: bool
+    version_header: str | bool | None
+    cache_headers: bool
+    end_of_life: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """
+    One limit on one metric.
+
+    Attributes:
+        metric: ``error_rate``, ``availability``, ``p50``, ``p95``, ``p99``, ``exceptions``, or ``custom.<name>``.
+        limits: kind → bound; kinds are max, min, max_increase, max_ratio, count, within. Rates are fractions, times
+            seconds.
+        action: what happens when it does not hold.
+    """
+
+    metric: str
+    limits: tuple[tuple[str, float], ...]
+    action: Action = "rollback"
+
+    def limit(self, kind: str) -> float | None:
+        """The bound of *kind*, or None."""
+        return dict(self.limits).get(kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criteria:
+    """
+    What must hold: to advance (criteria), or at any time (guardrails).
+
+    Attributes:
+        limits: one per metric.
+        min_requests, min_identities: how much of the canary must have been seen first.
+    """
+
+    limits: tuple[Criterion, ...] = ()
+    min_requests: int = 0
+    min_identities: int = 0
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Stage:
+    """
+    One step of the plan.
+
+    Args:
+        weight: percent of identities on the canary, 0 … 100, up to four decimals.
+        duration: how long at least, as ``"30m"``; None takes the rollout's.
+        approve: whether a human must approve the next step.
+        shadow: whether v2 runs aside instead of answering.
+        bake: observation behind it, as ``"1h"``.
+        advance: when it may end, as ``"Mon-Thu 09:00-17:00 Europe/Berlin"``.
+        criteria: what must hold to leave it; None takes the rollout's.
+    Raises:
+        ConfigError: the weight is no percentage, or the duration no duration.
+    """
+
+    weight_ppm: int
+    duration_s: float | None
+    approve: bool
+    shadow: bool
+    bake_s: float | None
+    advance: str | None
+    criteria: Criteria | None
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        duration: str | None = None,
+        approve: bool = False,
+        shadow: bool = False,
+        bake: str | None = None,
+        advance: str | None = None,
+        criteria: Mapping[str, Any] | Criteria | None = None,
+    ) -> None:
+        if criteria is not None and not isinstance(criteria, Criteria):
+            reader = Reader(criteria, "criteria")
+            criteria = _criteria(reader)
+            reader.finish()
+            reader.raise_problems()
+        values = {
+            "weight_ppm": parse_percent(weight, "weight"),
+            "duration_s": None if duration is None else parse_duration(duration, "duration"),
+            "approve": approve,
+            "shadow": shadow,
+            "bake_s": None if bake is None else parse_duration(bake, "bake"),
+            "advance": advance,
+            "criteria": criteria,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """
+    A rule for some requests; the first that matches wins.
+
+    Attributes:
+        kind: where the value is: ``identity``, ``header`` or ``attribute`` (``region`` is one).
+        attribute: the header's or attribute's name; empty for identities.
+        values: what it must be one of.
+        weight_ppm, version: what then: a weight of its own, or one version for all. Exactly one is set.
+    """
+
+    name: str
+    kind: Literal["identity", "header", "attribute"]
+    attribute: str
+    values: tuple[str, ...]
+    weight_ppm: int | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Forced versions: by header or cookie with the token in *token_env*, or by a list of users."""
+
+    header: str | None = "X-Canary"
+    cookie: str | None = None
+    token_env: str | None = "CANARY_OVERRIDE_TOKEN"  # noqa: S105 - a variable's name
+    users: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentNames:
+    """The variables that steer a rollout from outside; None where none does."""
+
+    weight: str | None = None
+    enabled: str | None = None
+    stable_enabled: str | None = None
+
+
+DEFAULT_NAMES: Final = EnvironmentNames(
+    weight="API_V2_TRAFFIC_PERCENTAGE", enabled="API_V2_ENABLED", stable_enabled="USE_LEGACY_API_V1"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOfLife:
+    """What responses of a superseded stable version say: RFC 9745 and RFC 8594."""
+
+    deprecation: datetime | None = None
+    sunset: datetime | None = None
+    deprecation_link: str | None = None
+    sunset_link: str | None = None
+    successor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnonymousOptions:
+    """The cookie that ``anonymous`` sets."""
+
+    cookie: str = "canary_id"
+    secret_env: str | None = "CANARY_COOKIE_SECRET"  # noqa: S105 - a variable's name
+    max_age_s: float = 365 * 24 * 3600
+    path: str = "/"
+    domain: str | None = None
+    secure: bool = True
+    httponly: bool = True
+    same_site: str | None = "Lax"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPlan:
+    """One ``[rollout.<name>]`` table. Weights in ppm, times in seconds, sizes in bytes."""
+
+    name: str
+    stable: str = "v1"
+    canaries: tuple[tuple[str, int], ...] = (("v2", _ALL),)
+    endpoints: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    key: tuple[Source, ...] = ()
+    salt: str = ""
+    hash: Literal["blake2b", "md5-100"] = "blake2b"
+    weight_ppm: int = 0
+    stages: tuple[Stage, ...] = ()
+    duration_s: float | None = None
+    bake_s: float = 0.0
+    fallback: Fallback = "safe-methods"
+    body_cap: int = 1024 * 1024
+    json_cap: int = 64 * 1024
+    criteria: Criteria = Criteria()
+    guardrails: Criteria = Criteria()
+    segments: tuple[Segment, ...] = ()
+    overrides: Overrides = Overrides()
+    env: EnvironmentNames = EnvironmentNames()
+    enabled: bool = True
+    version_header: str | None = "X-Canary-Version"
+    cache_headers: bool = True
+    end_of_life: EndOfLife | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole plan file."""
+
+    rollouts: tuple[RolloutPlan, ...]
+    schema: int = 1
+    store: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    anonymous: AnonymousOptions = AnonymousOptions()
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+def parse(mapping: Mapping[str, Any]) -> Plan:
+    """
+    The plan that *mapping* says.
+
+    Raises:
+        ConfigError: every problem in one message, each with its key, its value, and what would be right.
+    """
+    reader = Reader(mapping, "")
+    schema = reader.integer("schema", 1, least=1)
+    if schema != 1:
+        reader.problem("schema", schema, "must be 1: this release reads no other")
+    store = reader.text("store", None)
+    proxies = reader.texts("trusted_proxies")
+    anonymous = reader.table("anonymous", _anonymous) or AnonymousOptions()
+    tables = reader.mapping("rollout")
+    rollouts = []
+    for name, table in tables.items():
+        path = f"rollout.{name}"
+        if not isinstance(table, dict):
+            reader.problem(path, table, "must be a table")
+            continue
+        child = reader.child(table, path)
+        rollouts.append(_rollout(name, child, is_only=len(tables) == 1))
+    if not tables:
+        reader.problem("rollout", None, "the plan holds no rollout: add a [rollout.<name>] table")
+    reader.finish()
+    reader.raise_problems()
+    return Plan(rollouts=tuple(rollouts), store=store, trusted_proxies=proxies, anonymous=anonymous)
+
+
+def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
+    _check_name(reader, "", name)
+    stable = reader.text("stable", "v1") or ""
+    _check_name(reader, "stable", stable)
+    canaries = _canaries(reader, stable)
+    versions = (stable, *(version for version, _ in canaries))
+    duration_s = reader.duration("duration", None)
+    criteria = reader.table("criteria", _criteria) or Criteria()
+    guardrails = reader.table("guardrails", _guardrails) or Criteria()
+    _check_contradictions(reader, criteria, guardrails)
+    plan = RolloutPlan(
+        name=name,
+        stable=stable,
+        canaries=canaries,
+        endpoints=_templates(reader, "endpoints"),
+        exclude=_templates(reader, "exclude"),
+        key=_key(reader),
+        salt=reader.text("salt", name) or name,
+        hash=cast('Literal["blake2b", "md5-100"]', reader.choice("hash", "blake2b", ("blake2b", "md5-100"))),
+        weight_ppm=reader.percent("weight", 0),
+        stages=_stages(reader),
+        duration_s=duration_s,
+        bake_s=reader.duration("bake", 0.0) or 0.0,
+        fallback=cast("Fallback", reader.choice("fallback", "safe-methods", ("never", "safe-methods", "idempotent"))),
+        body_cap=reader.size("body_cap", 1024 * 1024),
+        json_cap=reader.size("json_cap", 64 * 1024),
+        criteria=criteria,
+        guardrails=guardrails,
+        segments=_segments(reader, versions),
+        overrides=reader.table("overrides", lambda child: _overrides(child, versions)) or Overrides(),
+        env=_environment_names(reader, is_only=is_only),
+        enabled=reader.flag("enabled", True),
+        version_header=_version_header(reader),
+        cache_headers=reader.flag("cache_headers", True),
+        end_of_life=reader.table("end_of_life", _end_of_life),
+    )
+    reader.finish()
+    return plan
+
+
+def _check_name(reader: Reader, key: str, name: str) -> None:
+    if not name or len(name) > 100 or not _NAME_LETTERS.issuperset(name):
+        reader.problem(key, name, "must be 1 to 100 letters, digits, dots, dashes or underscores: it goes into headers")
+    elif name in ("always", "never"):
+        reader.problem(key, name, "must be another name: overrides use this word")
+
+
+def _canaries(reader: Reader, stable: str) -> tuple[tuple[str, int], ...]:
+    value = reader.any("canary", "v2")
+    if isinstance(value, str):
+        shares = ((value, _ALL),)
+    elif isinstance(value, dict) and value:
+        shares = tuple((name, reader.to_percent(f"canary.{name}", share)) for name, share in value.items())
+        if sum(share for _, share in shares) != _ALL:
+            total = percent(sum(share for _, share in shares))
+            reader.problem("canary", value, f"shares must add up to 100, not {total:g}")
+        if any(share == 0 for _, share in shares):
+            reader.problem("canary", value, "a share of 0 serves nobody: leave that version out")
+    else:
+        reader.problem("canary", value, 'must be a version such as "v2", or shares such as { v2 = 80, v3 = 20 }')
+        shares = (("v2", _ALL),)
+    for name, _ in shares:
+        _check_name(reader, "canary", name)
+        if name == stable:
+            reader.problem("canary", name, "is the stable version's name too: the two must differ")
+    return shares
+
+
+def _templates(reader: Reader, key: str) -> tuple[str, ...]:
+    found = reader.texts(key)
+    for template in found:
+        try:
+            validate_template(template)
+        except ConfigError as error:
+            reader.add(f"{reader.path(key)}: {error}")
+    return found
+
+
+def _key(reader: Reader) -> tuple[Source, ...]:
+    sources: list[Source] = []
+    for n, item in enumerate(reader.sequence("key")):
+        try:
+            if isinstance(item, str):
+                sources.append(parse_source(item))
+            elif hasattr(item, "read") and hasattr(item, "spec"):
+                sources.append(item)
+            elif callable(item):
+                sources.append(Custom(item))
+            else:
+                reader.problem(f"key[{n}]", item, 'must be a source such as "header:x-user-id" or a function')
+        except ConfigError as error:
+            reader.add(f"{reader.path(f'key[{n}]')}: {error}")
+    return tuple(sources)
+
+
+def _stages(reader: Reader) -> tuple[Stage, ...]:
+    stages = [
+        stage for n, item in enumerate(reader.sequence("stages")) if (stage := _stage(reader, f"stages[{n}]", item))
+    ]
+    for n, (before, after) in enumerate(zip(stages, stages[1:], strict=False), 1):
+        if after.weight_ppm <= before.weight_ppm and not before.shadow:
+            reader.problem(
+                f"stages[{n}].weight",
+                percent(after.weight_ppm),
+                f"must be above stages[{n - 1}].weight ({percent(before.weight_ppm):g})",
+            )
+    return tuple(stages)
+
+
+def _stage(reader: Reader, key: str, item: object) -> Stage | None:
+    if isinstance(item, Stage):
+        return item
+    if not isinstance(item, dict):
+        return _Staged(weight_ppm=reader.to_percent(f"{key}.weight", item)).stage()
+    child = reader.child(item, reader.path(key))
+    staged = _Staged(
+        weight_ppm=child.percent("weight", None),
+        duration_s=child.duration("duration", None),
+        approve=child.flag("approve", False),
+        shadow=child.flag("shadow", False),
+        bake_s=child.duration("bake", None),
+        advance=child.text("advance", None),
+        criteria=child.table("criteria", _criteria),
+    )
+    child.finish()
+    return staged.stage()
+
+
+class _Staged:
+    """The fields of a Stage that was read from a table."""
+
+    def __init__(self, **fields: Any) -> None:  # Any: one per field, checked by the reader
+        self._fields: dict[str, Any] = {
+            "duration_s": None,
+            "approve": False,
+            "shadow": False,
+            "bake_s": None,
+            "advance": None,
+            "criteria": None,
+            **fields,
+        }
+
+    def stage(self) -> Stage:
+        stage = object.__new__(Stage)
+        for name, value in self._fields.items():
+            object.__setattr__(stage, name, value)
+        return stage
+
+
+_RATE_LIMITS: Final = ("max", "max_increase", "max_ratio")
+_LIMITS: Final[dict[str, tuple[str, ...]]] = {
+    "error_rate": _RATE_LIMITS,
+    "availability": ("min",),
+    **{quantile: _RATE_LIMITS for quantile in _QUANTILES},
+    "exceptions": ("count", "within"),
+}
+
+
+def _criteria(reader: Reader) -> Criteria:
+    return _read_criteria(reader, ("error_rate", "availability", *_QUANTILES))
+
+
+def _guardrails(reader: Reader) -> Criteria:
+    return _read_criteria(reader, tuple(_LIMITS))
+
+
+def _read_criteria(reader: Reader, metrics: Sequence[str]) -> Criteria:
+    found = []
+    for metric in metrics:
+        child = reader.optional(metric)
+        if child is not None:
+            found.append(_criterion(child, metric, _LIMITS[metric]))
+    custom = reader.optional("custom")
+    if custom is not None:
+        for name in list(custom.keys()):
+            child = custom.optional(name)
+            if child is not None:
+                found.append(_criterion(child, f"custom.{name}", ("max", "min", "max_increase", "max_ratio")))
+        custom.finish()
+    return Criteria(
+        limits=tuple(found),
+        min_requests=reader.integer("min_requests", 0),
+        min_identities=reader.integer("min_identities", 0),
+    )
+
+
+def _criterion(reader: Reader, metric: str, kinds: Sequence[str]) -> Criterion:
+    limits = []
+    for kind in kinds:
+        value = _limit(reader, metric, kind)
+        if value is not None:
+            limits.append((kind, value))
+    if not limits:
+        reader.problem("", None, f"says no limit: give at least one of {', '.join(kinds)}")
+    if metric == "exceptions" and len(limits) == 1:
+        reader.problem("", None, 'needs both count and within, as { count = 5, within = "10s" }')
+    action = reader.choice("action", "rollback", ("rollback", "pause", "warn"))
+    reader.finish()
+    return Criterion(metric=metric, limits=tuple(limits), action=cast("Action", action))
+
+
+def _limit(reader: Reader, metric: str, kind: str) -> float | None:
+    if kind == "count":
+        return float(reader.integer(kind, 0, least=1)) if kind in reader else None
+    if kind == "within":
+        return reader.duration(kind, None)
+    if kind == "max_ratio":
+        return reader.number(kind, least=1.0)
+    if metric in ("error_rate", "availability"):
+        return reader.rate(kind)
+    if metric in _QUANTILES:
+        return reader.duration(kind, None)
+    return reader.number(kind)
+
+
+def _check_contradictions(reader: Reader, criteria: Criteria, guardrails: Criteria) -> None:
+    """Refuse limits of which one makes the other pointless."""
+    trips = {limit.metric: limit for limit in guardrails.limits}
+    for limit in criteria.limits:
+        trip = trips.get(limit.metric)
+        if trip is None:
+            continue
+        needed, tripped = limit.limit("max"), trip.limit("max")
+        if needed is not None and tripped is not None and needed > tripped:
+            reader.problem(
+                f"criteria.{limit.metric}.max",
+                needed,
+                f"is above guardrails.{limit.metric}.max ({tripped:g}), which rolls back first: lower it",
+            )
+        least, fatal = limit.limit("min"), trip.limit("min")
+        if least is not None and fatal is not None and least < fatal:
+            reader.problem(
+                f"criteria.{limit.metric}.min",
+                least,
+                f"is below guardrails.{limit.metric}.min ({fatal:g}), which rolls back first: raise it",
+            )
+
+
+def _segments(reader: Reader, versions: Sequence[str]) -> tuple[Segment, ...]:
+    segments = []
+    for n, item in enumerate(reader.sequence("segments")):
+        if not isinstance(item, dict):
+            reader.problem(f"segments[{n}]", item, "must be a table with name, when, and weight or version")
+            continue
+        child = reader.child(item, reader.path(f"segments[{n}]"))
+        segment = _segment(child, versions)
+        child.finish()
+        if segment is not None:
+            segments.append(segment)
+    return tuple(segments)
+
+
+def _segment(reader: Reader, versions: Sequence[str]) -> Segment | None:
+    name = reader.text("name", None) or ""
+    if not name:
+        reader.problem("name", None, "must be there: it is what reports call the segment")
+    when = reader.optional("when")
+    has_weight, has_version = "weight" in reader, "version" in reader
+    if has_weight == has_version:
+        reader.problem("", None, "must say weight or version, exactly one of them")
+    weight = reader.percent("weight", 0) if has_weight else None
+    version = reader.text("version", None)
+    if version is not None and version not in versions:
+        reader.problem("version", version, f"must be one of {', '.join(versions)}")
+    if when is None:
+        reader.problem("when", None, 'must be there, as { header = "x-region", in = ["eu-west-1"] }')
+        return None
+    kind, attribute, values = _condition(when)
+    when.finish()
+    return Segment(
+        name=name, kind=kind, attribute=attribute, values=values, weight_ppm=weight, version=version
+    )
+
+
+def _condition(when: Reader) -> tuple[Literal["identity", "header", "attribute"], str, tuple[str, ...]]:
+    given = [kind for kind in ("identity", "header", "attribute", "region") if kind in when]
+    if len(given) != 1:
+        when.problem("", None, "must name exactly one of identity, header, region, attribute")
+        when.ignore()
+        return "attribute", "", ()
+    kind = given[0]
+    if kind in ("identity", "region"):
+        values = when.texts(kind)
+        return ("identity", "", values) if kind == "identity" else ("attribute", "region", values)
+    name = when.text(kind, None) or ""
+    values = when.texts("in")
+    if not values:
+        when.problem("in", None, f'must list what {kind} {name!r} is compared with, as in = ["a", "b"]')
+    return ("header", name.lower(), values) if kind == "header" else ("attribute", name, values)
+
+
+def _overrides(reader: Reader, versions: Sequence[str]) -> Overrides:
+    users: dict[str, str] = {}
+    for version, identities in reader.mapping("users").items():
+        if version not in versions:
+            reader.problem(f"users.{version}", identities, f"must be one of the versions {', '.join(versions)}")
+        if not isinstance(identities, (list, tuple)) or not all(isinstance(i, str) for i in identities):
+            reader.problem(f"users.{version}", identities, 'must be a list of identities, as ["qa-1", "qa-2"]')
+            continue
+        for identity in identities:
+            if users.setdefault(identity, version) != version:
+                reader.problem("users", identity, f"stands under {users[identity]} and under {version}: keep one")
+    return Overrides(
+        header=reader.text_or_off("header", "X-Canary"),
+        cookie=reader.text_or_off("cookie", None),
+        token_env=reader.text("token_env", "CANARY_OVERRIDE_TOKEN"),
+        users=users,
+    )
+
+
+def _environment_names(reader: Reader, *, is_only: bool) -> EnvironmentNames:
+    default = DEFAULT_NAMES if is_only else EnvironmentNames()
+    child = reader.optional("env")
+    if child is None:
+        return default
+    names = EnvironmentNames(
+        weight=child.text_or_off("weight", default.weight),
+        enabled=child.text_or_off("enabled", default.enabled),
+        stable_enabled=child.text_or_off("stable_enabled", default.stable_enabled),
+    )
+    child.finish()
+    return names
+
+
+def _version_header(reader: Reader) -> str | None:
+    header = reader.text_or_off("version_header", "X-Canary-Version")
+    if header is not None and not _NAME_LETTERS.issuperset(header):
+        reader.problem("version_header", header, "must be a header name, or false for none")
+    return header
+
+
+def _end_of_life(reader: Reader) -> EndOfLife:
+    deprecation, sunset = reader.moment("deprecation"), reader.moment("sunset")
+    if deprecation is not None and sunset is not None and sunset < deprecation:
+        reader.problem("sunset", sunset.isoformat(), f"must not be before deprecation ({deprecation.isoformat()})")
+    return EndOfLife(
+        deprecation=deprecation,
+        sunset=sunset,
+        deprecation_link=reader.text("deprecation_link", None),
+        sunset_link=reader.text("sunset_link", None),
+        successor=reader.text("successor", None),
+    )
+
+
+def _anonymous(reader: Reader) -> AnonymousOptions:
+    return AnonymousOptions(
+        cookie=reader.text("cookie", "canary_id") or "canary_id",
+        secret_env=reader.text("secret_env", "CANARY_COOKIE_SECRET"),
+        max_age_s=reader.duration("max_age", 365 * 24 * 3600.0) or 0.0,
+        path=reader.text("path", "/") or "/",
+        domain=reader.text("domain", None),
+        secure=reader.flag("secure", True),
+        httponly=reader.flag("httponly", True),
+        same_site=reader.text_or_off("same_site", "Lax"),
+    )
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+def to_mapping(plan: Plan) -> dict[str, Any]:
+    """
+    *plan* as plain data that JSON can hold; ``parse`` makes the same plan of it.
+
+    Key functions cannot be written down: they become their ``spec``, which a process without the app cannot read.
+    """
+    mapping: dict[str, Any] = {"schema": plan.schema}
+    if plan.store is not None:
+        mapping["store"] = plan.store
+    if plan.trusted_proxies:
+        mapping["trusted_proxies"] = list(plan.trusted_proxies)
+    options = plan.anonymous
+    if options != AnonymousOptions():
+        mapping["anonymous"] = _without_none(
+            cookie=options.cookie,
+            secret_env=options.secret_env,
+            max_age=duration_text(options.max_age_s),
+            path=options.path,
+            domain=options.domain,
+            secure=options.secure,
+            httponly=options.httponly,
+            same_site=options.same_site or False,
+        )
+    mapping["rollout"] = {rollout.name: _rollout_mapping(rollout) for rollout in plan.rollouts}
+    return mapping
+
+
+def _without_none(**fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _rollout_mapping(plan: RolloutPlan) -> dict[str, Any]:
+    canary: Any = plan.canaries[0][0]
+    if len(plan.canaries) > 1:
+        canary = {name: percent(share) for name, share in plan.canaries}
+    return _without_none(
+        stable=plan.stable,
+        canary=canary,
+        endpoints=list(plan.endpoints) or None,
+        exclude=list(plan.exclude) or None,
+        key=[source.spec for source in plan.key] or None,
+        salt=plan.salt,
+        hash=plan.hash,
+        weight=percent(plan.weight_ppm),
+        stages=[_stage_mapping(stage) for stage in plan.stages] or None,
+        duration=None if plan.duration_s is None else duration_text(plan.duration_s),
+        bake=duration_text(plan.bake_s),
+        fallback=plan.fallback,
+        body_cap=plan.body_cap,
+        json_cap=plan.json_cap,
+        criteria=_criteria_mapping(plan.criteria),
+        guardrails=_criteria_mapping(plan.guardrails),
+        segments=[_segment_mapping(segment) for segment in plan.segments] or None,
+        overrides=_overrides_mapping(plan.overrides),
+        env={
+            "weight": plan.env.weight or False,
+            "enabled": plan.env.enabled or False,
+            "stable_enabled": plan.env.stable_enabled or False,
+        },
+        enabled=plan.enabled,
+        version_header=plan.version_header or False,
+        cache_headers=plan.cache_headers,
+        end_of_life=_end_of_life_mapping(plan.end_of_life),
+    )
+
+
+def _stage_mapping(stage: Stage) -> dict[str, Any]:
+    return _without_none(
+        weight=percent(stage.weight_ppm),
+        duration=None if stage.duration_s is None else duration_text(stage.duration_s),
+        approve=stage.approve,
+        shadow=stage.shadow,
+        bake=None if stage.bake_s is None else duration_text(stage.bake_s),
+        advance=stage.advance,
+        criteria=None if stage.criteria is None else (_criteria_mapping(stage.criteria) or {}),
+    )
+
+
+def _criteria_mapping(criteria: Criteria) -> dict[str, Any] | None:
+    mapping: dict[str, Any] = {}
+    for criterion in criteria.limits:
+        group, _, name = criterion.metric.rpartition(".")
+        limits: dict[str, Any] = {
+            kind: duration_text(value) if _is_time(criterion.metric, kind) else int(value) if kind == "count" else value
+            for kind, value in criterion.limits
+        }
+        (mapping.setdefault(group, {}) if group else mapping)[name] = {**limits, "action": criterion.action}
+    if criteria.min_requests:
+        mapping["min_requests"] = criteria.min_requests
+    if criteria.min_identities:
+        mapping["min_identities"] = criteria.min_identities
+    return mapping or None
+
+
+def _is_time(metric: str, kind: str) -> bool:
+    return kind == "within" or (metric in _QUANTILES and kind in ("max", "max_increase"))
+
+
+def _segment_mapping(segment: Segment) -> dict[str, Any]:
+    when: dict[str, Any]
+    if segment.kind == "identity":
+        when = {"identity": list(segment.values)}
+    else:
+        when = {segment.kind: segment.attribute, "in": list(segment.values)}
+    return _without_none(
+        name=segment.name,
+        when=when,
+        weight=None if segment.weight_ppm is None else percent(segment.weight_ppm),
+        version=segment.version,
+    )
+
+
+def _overrides_mapping(overrides: Overrides) -> dict[str, Any]:
+    users: dict[str, list[str]] = {}
+    for identity, version in overrides.users.items():
+        users.setdefault(version, []).append(identity)
+    return _without_none(
+        header=overrides.header or False,
+        cookie=overrides.cookie or False,
+        token_env=overrides.token_env,
+        users=users or None,
+    )
+
+
+def _end_of_life_mapping(end: EndOfLife | None) -> dict[str, Any] | None:
+    if end is None:
+        return None
+    return _without_none(
+        deprecation=None if end.deprecation is None else end.deprecation.isoformat(),
+        sunset=None if end.sunset is None else end.sunset.isoformat(),
+        deprecation_link=end.deprecation_link,
+        sunset_link=end.sunset_link,
+        successor=end.successor,
+    )
