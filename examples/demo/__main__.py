@@ -26,19 +26,20 @@ if TYPE_CHECKING:
     from tests.support.otlp import Span
 
 WEIGHT: Final = 10
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PERSONALIZED: Final = "/api/v2/recommend/personalized"
 
 
 def main() -> int:
     """Play both acts; however they end, nothing is left running."""
     # So that `kill` and a closed terminal unwind like Ctrl-C does, and the service is stopped.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDINGS:
         signal.signal(number, _interrupt)
     screen = Screen(open_console())
     started = time.monotonic()
     screen.gap()
-    screen.show("[bold]A recommendation API on FastAPI: v1 and v2 in one process, one middleware around them.[/]")
-    screen.show("[dim]Real HTTP requests to uvicorn; telemetry over OTLP to a receiver in this process.[/]")
+    screen.show("[bold]A recommendation API on FastAPI: v1 and v2 in one process.[/]")
+    screen.show("[dim]Real HTTP requests to uvicorn; its telemetry arrives here, over OTLP.[/]")
     try:
         found = [*_split(screen), *_fallback(screen)]
     except KeyboardInterrupt:
@@ -67,7 +68,7 @@ def _split(screen: Screen) -> list[checks.Check]:
 
         screen.heading(2, "What the service's own telemetry says, as it arrived over OTLP")
         screen.show(report.latencies(service.otlp))
-        screen.show("[dim]From the histogram canary.server.request.duration, interpolated in its buckets.[/]")
+        screen.show("[dim]Milliseconds, from the histogram canary.server.request.duration.[/]")
         screen.gap()
         screen.show(report.spans(service.otlp, _one_each(service)))
         found = checks.of_split(service, outcome.answers)
@@ -117,11 +118,11 @@ def _next_steps(screen: Screen) -> None:
     screen.heading(4, "Your turn")
     python = Path(sys.executable)
     shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    screen.show("Start it with half of the users on v2, and ask as several of them, as often as you like:\n")
+    screen.show("Start it with half of the users on v2, and ask as often as you like:\n")
     screen.show(f"[bold]API_V2_TRAFFIC_PERCENTAGE=50 \\\n  {shlex.quote(str(shown))} -m uvicorn {APP}[/]\n")
     screen.show(
         "[bold]for user in anna cleo dan ella ida kim; do\n"
-        '  curl -si "http://127.0.0.1:8000/api/v2/conversations?user_id=$user" | grep -i x-canary\n'
+        '  curl -si "127.0.0.1:8000/api/v2/conversations?user_id=$user" | grep canary\n'
         "done[/]"
     )
 
@@ -140,6 +141,9 @@ def verdict(screen: Screen, found: list[checks.Check], elapsed_s: float) -> int:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    # The service is being stopped from here on, and a second Ctrl-C must not interrupt that.
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

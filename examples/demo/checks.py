@@ -35,10 +35,10 @@ def of_split(service: Service, answers: Sequence[Answer]) -> list[Check]:
     failed = sum(answer.is_failed for answer in answers)
     return [
         Check(not failed, f"All {len(answers):,} requests succeeded", f"{failed:,} failed"),
-        Check(not moved, f"All {len(served):,} users kept their version", f"these changed it: {_some(moved)}"),
+        Check(not moved, f"All {len(served):,} users kept one version", f"these changed it: {_some(moved)}"),
         Check(
             not other,
-            "The version is the one that canary.version_for(user) computes, for each user",
+            "Each of them the one that canary.version_for(user) computes",
             f"not for {_some(other)}",
         ),
         *_telemetry(service, answers),

@@ -19,7 +19,7 @@ DURATION: Final = "canary.server.request.duration"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """The requests of one version, at one endpoint or (``""``) at all. Times in seconds."""
+    """The requests of one version, at one route template or (``""``) at all. Times in seconds."""
 
     endpoint: str
     version: str
@@ -44,7 +44,7 @@ def line(otlp: OtlpReceiver, version: str, method: str = "", route: str = "") ->
     requests = otlp.histogram_count(DURATION, **where)
     buckets = otlp.histogram_buckets(DURATION, **where)
     return Line(
-        endpoint=f"{method} {route}".strip(),
+        endpoint=route,
         version=version,
         requests=requests,
         errors=requests - otlp.histogram_count(DURATION, **where, error_type=None),

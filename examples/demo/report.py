@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .figures import Line
     from .traffic import Answer
 
-_BAR: Final = 40
+_BAR: Final = 32
 VERSIONS: Final = ("v1", "v2")
 
 
@@ -46,12 +46,12 @@ def expectation(weight: float, users: int) -> str:
     margin = 2 * sqrt(mean * (1 - weight / 100))
     return (
         f"[dim]A hash of the user decides, so {users:,} users are a sample: {weight:g} % puts {mean - margin:.0f} to "
-        f"{mean + margin:.0f} of\nthem on v2, 19 times out of 20. The same users get the same versions in every run.[/]"
+        f"{mean + margin:.0f} of them on v2, 19 times out of 20. The same users get the same versions in every run.[/]"
     )
 
 
 def latencies(otlp: OtlpReceiver) -> Table:
-    """Requests, errors and quantiles by endpoint and version."""
+    """Requests, errors and quantiles, in milliseconds, by endpoint and version."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("endpoint", no_wrap=True)
     for title in ("", "requests", "errors", "p50", "p95", "p99"):
@@ -110,14 +110,14 @@ def _bar(percent: float) -> Text:
 
 def _add(table: Table, lines: Sequence[Line], *, title: str | None = None, style: str = "") -> None:
     for number, line in enumerate(lines):
-        name = (title or line.endpoint.replace("/api/v2", "…")) if number == 0 else ""
+        name = (title or line.endpoint.removeprefix("/api/v2")) if number == 0 else ""
         errors = f"[red]{line.errors:,}[/]" if line.errors else "[dim]0[/]"
         table.add_row(
             name,
             f"[{COLOURS[line.version]}]{line.version}[/]",
             f"{line.requests:,}",
             errors,
-            *(f"{1_000 * seconds:.1f} ms" if line.requests else "–" for seconds in (line.p50, line.p95, line.p99)),
+            *(f"{1_000 * seconds:.1f}" if line.requests else "–" for seconds in (line.p50, line.p95, line.p99)),
             style=style,
         )
 

@@ -67,7 +67,7 @@ class Screen:
         bar = Progress(
             TextColumn(" " * INDENT),
             SpinnerColumn("dots", finished_text="[green]✓[/]"),
-            BarColumn(36, complete_style="yellow", finished_style="green"),
+            BarColumn(32, complete_style="yellow", finished_style="green"),
             TextColumn("{task.completed:,}/{task.total:,}"),
             TextColumn("{task.description}"),
             console=self.console,
