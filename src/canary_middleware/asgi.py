@@ -11,7 +11,7 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 from .bodies import Tape
-from .core.exchange import UNAVAILABLE, Exchange, Failure, active
+from .core.exchange import UNAVAILABLE, Exchange, Failure, Rare, active
 from .core.headers import GONE_BODY, encoded, more_headers
 from .core.ports import BodyNotRead
 from .dispatch import Rewrite, picker
@@ -52,11 +52,17 @@ class _Request(Exchange):
     _attributes: Mapping[str, str] | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, owner: CanaryMiddleware) -> None:
+        # Exchange.__init__, without the call.
+        self.method = scope["method"] if "method" in scope else "WEBSOCKET"
+        self.status = 0
+        self.route = None
+        self.span = None
+        self.has_ended = False
+        self.is_odd = False
         self.scope = scope
         self._receive = receive
         self._send = send
         self._owner = owner
-        self.method = scope["method"] if "method" in scope else "WEBSOCKET"
 
     def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
         # Exchange.admit, without the call.
@@ -346,8 +352,8 @@ def _quoted(path: str) -> bytes:
 class _Http(_Request):
     """What one request's app and its server say to each other, overheard."""
 
-    has_left = False
-    wants_trailers = False
+    has_left: Rare[bool] = Rare(False)
+    wants_trailers: Rare[bool] = Rare(False)
 
     def receive_again(self) -> Receive:
         """The ``receive`` as it stands, for an app that is not overheard."""
@@ -374,8 +380,11 @@ class _Http(_Request):
             self.has_left = True
             raise
         if kind == "http.response.body":
-            if not message.get("more_body") and not self.wants_trailers:
-                self.end()
+            if not message.get("more_body"):
+                if not self.is_odd:
+                    self.finish()
+                elif not self.wants_trailers:
+                    self.end()
         elif (kind == "http.response.trailers" and not message.get("more_trailers", False)) or (
             kind == "http.response.pathsend" and not self.wants_trailers
         ):
@@ -386,11 +395,11 @@ class _Http(_Request):
         self.status = message["status"]
         if "route" in self.scope:
             self.note_route()
-        if "trailers" in message:
-            self.wants_trailers = bool(message["trailers"])
+        if message.get("trailers"):
+            self.wants_trailers = True
         headers = message.get("headers", ())
         extra = self.door.extras[self.assignment[0].version]
-        if self.new_id is None and self.failure is None and not extra.wants_private:
+        if not self.is_odd and not extra.wants_private:
             return {**message, "headers": [*headers, *extra.raw]}
         cache_control = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
         return {**message, "headers": [*headers, *encoded(more_headers(self, cache_control))]}

@@ -8,10 +8,11 @@ no I/O.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-from os import getpid
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from weakref import WeakSet
 
 from .core import transitions
 from .core.bucketing import bucket_of
@@ -146,6 +147,7 @@ class Canary:
         self._draws: dict[tuple[str, str], Draw] = {}
         self._changing = threading.RLock()
         self._pid = -1
+        self._is_started = False
         self._since = clock()
         self._forced: Mapping[str, str] = _NOTHING
         self._slots: dict[str, _Slot] = {}
@@ -237,7 +239,7 @@ class Canary:
         Raises:
             BodyNotRead: the identity is in a body that the door must read first.
         """
-        if getpid() != self._pid:  # not os.register_at_fork: uWSGI forks in C and never calls it
+        if not self._is_started:
             self._start_process()
         if started is None:
             started = self.clock()
@@ -248,6 +250,8 @@ class Canary:
                 return None
             slot = match.value
             head.match = match
+        else:
+            match = None
         door = slot.door
         try:
             assignment = door.decide(head)
@@ -257,8 +261,8 @@ class Canary:
             self.troubles.report("assignment", error, "stable serves that request")
             assignment = door.error
         exchange = head.exchange(assignment, door, started)
-        if head.match is not None and "*" not in head.match.template:
-            exchange.route = head.match.template
+        if match is not None and "*" not in match.template:
+            exchange.route = match.template
         self.counts.begin(assignment[0])
         if self._recorder is not None:
             try:
@@ -269,7 +273,8 @@ class Canary:
 
     def _end(self, exchange: Exchange) -> None:
         try:
-            elapsed = (self.clock() if exchange.answered_at is None else exchange.answered_at) - exchange.started
+            answered_at = exchange.answered_at if exchange.is_odd else None
+            elapsed = (self.clock() if answered_at is None else answered_at) - exchange.started
             # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
             exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
             self.counts.end(exchange)
@@ -320,8 +325,11 @@ class Canary:
 
     def _start_process(self) -> None:
         """First request of this process, or of this fork: counts start from zero, telemetry gets its own threads."""
+        pid = os.getpid()
+        if self._pid == pid:
+            return
         with self._changing:
-            if self._pid == os.getpid():
+            if self._pid == pid:
                 return
             if self._pid != -1:
                 self.counts.forked()
@@ -332,7 +340,10 @@ class Canary:
             except Exception as error:  # noqa: BLE001
                 self._recorder = None
                 self.troubles.report("telemetry", error, "this process sends no telemetry of its own")
-            self._pid = os.getpid()
+            self._pid = pid
+            _running.add(self)
+            # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
+            self._is_started = "uwsgi" not in sys.modules
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown."""
@@ -567,6 +578,21 @@ class Canary:
     def __repr__(self) -> str:
         state = ", ".join(f"{r.name} {r.effective_ppm / 10_000:g} % {r.phase}" for r in self.rollouts())
         return f"<Canary {state}>"
+
+
+_running: WeakSet[Canary] = WeakSet()
+
+
+def _forked() -> None:
+    """In a child of ``os.fork``: what the parent counted and the threads it ran are the parent's."""
+    for canary in _running:
+        canary._is_started = False
+        # Another thread of the parent may have held it.
+        canary._changing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _random_id() -> str:

@@ -192,10 +192,10 @@ class Counts:
             table = self._table()
         status = exchange.status
         key: _Key
-        if status < 500 and exchange.error_type is None and exchange.failure is None and not exchange.is_aborted:
+        if status < 500 and not exchange.is_odd:
             key = (exchange.variant, exchange.method, status, exchange.route)
         else:
-            key = _failed(table, exchange)
+            key = _odd(table, exchange)
         try:
             cell = table.cells[key]
         except KeyError:
@@ -229,13 +229,15 @@ class Counts:
         )
 
 
-def _failed(table: _Table, exchange: Exchange) -> _Key:
-    """The key of a request that did not go well; counts fallbacks, and failures that could not fall back."""
+def _odd(table: _Table, exchange: Exchange) -> _Key:
+    """The key of a request that may not have gone well; counts fallbacks, and failures that could not fall back."""
     variant = exchange.variant
     if exchange.failure is not None:
         _add(table.fallbacks, (variant.rollout, variant.version, exchange.failure.error_type))
     elif exchange.missed is not None:
         _add(table.missed, (variant.rollout, variant.version, exchange.missed))
+    if not exchange.is_aborted and not exchange.is_failed:
+        return (variant, exchange.method, exchange.status, exchange.route)
     error = None if exchange.is_aborted else exchange.outcome_error
     return (variant, exchange.method, exchange.outcome_status, exchange.route, error, exchange.is_aborted)
 

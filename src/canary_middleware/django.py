@@ -235,11 +235,9 @@ class CanaryMiddleware:
 
     def _answered(self, response: HttpResponseBase, exchange: Exchange) -> HttpResponseBase:
         exchange.status = response.status_code
-        if exchange.status < 500:
+        if exchange.is_odd and exchange.status < 500:
             # A process_exception or handler of the app's has made something of it: the request was served.
-            exchange.error_type = None
-        if exchange.failure is not None or exchange.status not in UNAVAILABLE:
-            exchange.missed = None
+            _forget(exchange)
         for name, value in _headers(response, exchange):
             _append(response, name, value)
         if response.streaming:
@@ -284,7 +282,7 @@ class _Scope:
 
 def _headers(response: HttpResponseBase, exchange: Exchange) -> Any:
     found = exchange.door.extras[exchange.assignment.version]
-    if exchange.new_id is None and exchange.failure is None and not found.wants_private:
+    if not exchange.is_odd and not found.wants_private:
         return found.text
     return more_headers(exchange, [response.headers.get("Cache-Control", "")])
 
@@ -302,6 +300,11 @@ def _append(response: HttpResponseBase, name: str, value: str) -> None:
         response.headers[name] = ", ".join([present, *new])
     else:
         response.headers[name] = value
+
+
+def _forget(exchange: Exchange) -> None:
+    exchange.error_type = None
+    exchange.missed = None
 
 
 def _gone(exchange: Exchange) -> HttpResponse:

@@ -58,9 +58,8 @@ class WsgiHead:
         self.owner = owner
 
     def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
-        exchange = Exchange()
+        exchange = Exchange(self.method)
         exchange.admit(assignment, door, started)
-        exchange.method = self.method
         if self.new_id is not None:
             exchange.new_id = self.new_id
         return exchange
@@ -352,7 +351,7 @@ def _starter(exchange: Exchange, start_response: StartResponse) -> StartResponse
 def response_headers(exchange: Exchange, headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     """What to append to the app's *headers*."""
     found = exchange.door.extras[exchange.assignment.version]
-    if exchange.new_id is None and exchange.failure is None and not found.wants_private:
+    if not exchange.is_odd and not found.wants_private:
         return found.text
     return more_headers(exchange, [value for name, value in headers if name.lower() == "cache-control"])
 

@@ -7,7 +7,7 @@ The clock is handed in by whoever makes it; this file knows no server, framework
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,38 @@ class Failure:
         self.exception = exception
 
 
+T = TypeVar("T")
+
+
+class Rare(Generic[T]):
+    """
+    An attribute that few requests set; setting it marks the exchange odd.
+
+    What an ordinary request needs is then one look at ``is_odd`` instead of one at each of these.
+    """
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, exchange: None, owner: type) -> Rare[T]: ...
+
+    @overload
+    def __get__(self, exchange: Exchange, owner: type) -> T: ...
+
+    def __get__(self, exchange: Exchange | None, owner: type) -> Rare[T] | T:
+        return self if exchange is None else exchange.__dict__.get(self._name, self._default)
+
+    def __set__(self, exchange: Exchange, value: T) -> None:
+        exchange.__dict__[self._name] = value
+        exchange.is_odd = True
+
+
 class Exchange:
     """
     A covered request.
@@ -44,37 +76,40 @@ class Exchange:
         started: reading of the clock at the decision, in seconds.
         status: HTTP status as an int, 0 until known.
         route: route template without values, or None.
+        duration: seconds; final once ended.
+        span: the recorder's own, or None.
+        is_odd: whether any of the following was ever set.
         error_type: class name of the exception, or None.
         failure: set when stable answered for the canary.
         missed: why stable could not (``"started"``, ``"body"``), or None.
         is_aborted: the client left before the last byte.
-        duration: seconds; final once ended.
-        answered_at: reading of the clock at a websocket's handshake; its duration ends there, its outcome later.
         new_id: anonymous id made for this request, to be set as a cookie; None otherwise.
-        span: the recorder's own, or None.
+        answered_at: reading of the clock at a websocket's handshake; its duration ends there, its outcome later.
         release: gives back what the request holds, such as the recording of its body; called at the end.
     """
 
-    # Class attributes as defaults, and no slots: a request writes five attributes instead of fifteen.
-    status: int = 0
-    route: str | None = None
-    error_type: str | None = None
-    failure: Failure | None = None
-    missed: str | None = None
-    new_id: str | None = None
-    is_aborted: bool = False
-    has_ended: bool = False
-    duration: float = 0.0
-    span: object = None
-    answered_at: float | None = None
-    release: Callable[[], object] | None = None
-    _decided: Assignment | None = None
+    error_type: Rare[str | None] = Rare(None)
+    failure: Rare[Failure | None] = Rare(None)
+    missed: Rare[str | None] = Rare(None)
+    is_aborted: Rare[bool] = Rare(False)
+    new_id: Rare[str | None] = Rare(None)
+    answered_at: Rare[float | None] = Rare(None)
+    release: Rare[Callable[[], object] | None] = Rare(None)
+    _decided: Rare[Assignment | None] = Rare(None)
 
     assignment: Assignment
     variant: Variant
     door: Door
-    method: str
     started: float
+    duration: float
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.status = 0
+        self.route: str | None = None
+        self.span: object = None
+        self.has_ended = False
+        self.is_odd = False
 
     def admit(self, assignment: Assignment, door: Door, started: float) -> None:
         """The decision has fallen: *assignment*, by *door*, when the clock read *started*."""
@@ -93,7 +128,7 @@ class Exchange:
         if not self.has_ended:
             self.has_ended = True
             self.door.end(self)
-            if self.release is not None:
+            if self.is_odd and self.release is not None:
                 self.release()
 
     def raised(self, error: BaseException) -> None:
