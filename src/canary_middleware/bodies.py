@@ -92,6 +92,11 @@ class _Input:
         return getattr(self._source, name)
 
 
+def _is_all(size: int | None) -> bool:
+    """Whether a size asks for everything. PEP 3333 knows no None, but frameworks pass it on from file objects."""
+    return size is None or size < 0
+
+
 class Recording(_Input):
     """A server's input; what is read of it goes onto *tape* too."""
 
@@ -100,12 +105,12 @@ class Recording(_Input):
         self._tape = tape
 
     def read(self, size: int = -1, /) -> bytes:
-        data: bytes = self._source.read(size) if size is not None and size >= 0 else self._source.read()
+        data: bytes = self._source.read() if _is_all(size) else self._source.read(size)
         self._tape.record(data)
         return data
 
     def readline(self, size: int = -1, /) -> bytes:
-        data: bytes = self._source.readline(size) if size is not None and size >= 0 else self._source.readline()
+        data: bytes = self._source.readline() if _is_all(size) else self._source.readline(size)
         self._tape.record(data)
         return data
 
@@ -119,9 +124,9 @@ class Replay(_Input):
 
     def read(self, size: int = -1, /) -> bytes:
         if self._head is None:
-            data: bytes = self._source.read() if size is None or size < 0 else self._source.read(size)
+            data: bytes = self._source.read() if _is_all(size) else self._source.read(size)
             return data
-        if size is None or size < 0:
+        if _is_all(size):
             head, self._head = self._head.read(), None
             return head + self._source.read()  # type: ignore[no-any-return]
         data = self._head.read(size)
@@ -131,7 +136,7 @@ class Replay(_Input):
         return data + self._source.read(size - len(data))  # type: ignore[no-any-return]
 
     def readline(self, size: int = -1, /) -> bytes:
-        limit = -1 if size is None else size
+        limit = -1 if _is_all(size) else size
         if self._head is None:
             data: bytes = self._source.readline() if limit < 0 else self._source.readline(limit)
             return data

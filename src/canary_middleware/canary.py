@@ -118,9 +118,11 @@ class Canary:
         if isinstance(source, (str, os.PathLike)):
             from .planfile import read_plan
 
-            source = read_plan(source)
+            mapping: Mapping[str, Any] = read_plan(source)
+        else:
+            mapping = source
         canary = cls.__new__(cls)
-        canary._setup(parse(source), attributes, clock, now, environ, telemetry)
+        canary._setup(parse(mapping), attributes, clock, now, environ, telemetry)  # noqa: SLF001 - a constructor
         return canary
 
     def _setup(
@@ -156,7 +158,7 @@ class Canary:
         self._tokens: dict[str, str] = {}
         self._load_plan(plan, environ)
 
-    # -- setting up ---------------------------------------------------------------------------------------------------
+    # -- setting up ------------------------------------------------------------------------------------------------
 
     def _load_plan(self, plan: Plan, environ: Mapping[str, str]) -> None:
         from .core.environment import read_environment
@@ -167,7 +169,9 @@ class Canary:
         for rollout_plan in plan.rollouts:
             name = rollout_plan.name
             pin = pins[name]
-            self._sources[name] = tuple(self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key)
+            self._sources[name] = tuple(
+                self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key
+            )
             self._overrides[name] = self._override_reader(name, environ, rollout_plan.overrides)
             rollout = Rollout(
                 plan=rollout_plan,
@@ -225,7 +229,7 @@ class Canary:
         version = self._forced.get(rollout.name)
         return door if version is None else door.forced(version)
 
-    # -- the request path ---------------------------------------------------------------------------------------------
+    # -- the request path ------------------------------------------------------------------------------------------
 
     def begin(self, head: RequestHead, started: float | None = None) -> Exchange | None:
         """
@@ -345,6 +349,12 @@ class Canary:
             # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
             self._is_started = "uwsgi" not in sys.modules
 
+    def forked(self) -> None:
+        """Called in a child process: its next request starts it."""
+        self._is_started = False
+        # Another thread of the parent may have held the parent's lock at the fork.
+        self._changing = threading.RLock()
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown."""
         if self._recorder is not None:
@@ -352,7 +362,7 @@ class Canary:
 
             telemetry.flush(timeout_s)
 
-    # -- questions ----------------------------------------------------------------------------------------------------
+    # -- questions -------------------------------------------------------------------------------------------------
 
     def rollouts(self) -> tuple[Rollout, ...]:
         """All rollouts as they stand, in the plan's order."""
@@ -462,9 +472,11 @@ class Canary:
             raise ConfigError(f"overrides of {plan.name!r} are off: set {plan.overrides.token_env} in the environment")
         return sign(wanted, token=token, until_s=int(self._now() + expires_in_s))
 
-    # -- changes ------------------------------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------------------------
 
-    def change(self, transition: Callable[[Rollout], Rollout], *, rollout: str | None, actor: str, reason: str) -> Rollout:
+    def change(
+        self, transition: Callable[[Rollout], Rollout], *, rollout: str | None, actor: str, reason: str
+    ) -> Rollout:
         """Apply one of ``core.transitions``; the next request sees it."""
         with self._changing:
             slot = self._slot(rollout)
@@ -521,13 +533,17 @@ class Canary:
         for name in self._slots:
             self.change(transition, rollout=name, actor=actor, reason=reason)
 
-    def add_endpoint(self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+    def add_endpoint(
+        self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None
+    ) -> Rollout:
         """Cover one more endpoint, for example ``"POST /api/v2/recommend/compare"``."""
         return self._change_endpoints(
             lambda current: transitions.add_endpoint(current, template), rollout, actor, reason
         )
 
-    def remove_endpoint(self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+    def remove_endpoint(
+        self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None
+    ) -> Rollout:
         """Cover an endpoint no longer: stable serves it, uncounted."""
         return self._change_endpoints(
             lambda current: transitions.remove_endpoint(current, template), rollout, actor, reason
@@ -541,7 +557,7 @@ class Canary:
             self._remap()
             return changed
 
-    # -- for tests ----------------------------------------------------------------------------------------------------
+    # -- for tests -------------------------------------------------------------------------------------------------
 
     def force(self, version: str, rollout: str | None = None) -> Callable[[], None]:
         """Give every covered request *version* until the returned function is called. See ``testing.force``."""
@@ -586,9 +602,7 @@ _running: WeakSet[Canary] = WeakSet()
 def _forked() -> None:
     """In a child of ``os.fork``: what the parent counted and the threads it ran are the parent's."""
     for canary in _running:
-        canary._is_started = False
-        # Another thread of the parent may have held it.
-        canary._changing = threading.RLock()
+        canary.forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -29,7 +29,7 @@ BOUNDS_S: Final = tuple(sorted({*_LOG_BOUNDS, *OTEL_BOUNDS_S}))
 """Upper bounds of the buckets we count in: the log-spaced ones and the standard ones, so that both come out exact."""
 
 MAX_SETS: Final = 2000
-"""Label sets a process keeps; the Python SDK has no limit of its own. Further ones share one overflow set per variant."""
+"""Label sets a thread keeps; the Python SDK has no limit of its own. Further ones share an overflow set per variant."""
 
 OVERFLOW: Final = "_OVERFLOW"
 """The method under which requests beyond MAX_SETS are counted."""

@@ -36,7 +36,9 @@ def current() -> Assignment:
     return served.assignment
 
 
-def handlers(stable: Callable[..., Any], canary: Callable[..., Any] | None = None, /, **versions: Callable[..., Any]) -> Any:
+def handlers(
+    stable: Callable[..., Any], canary: Callable[..., Any] | None = None, /, **versions: Callable[..., Any]
+) -> Any:
     """
     One handler out of several: each request goes to that of its version.
 

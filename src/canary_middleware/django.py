@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import wraps
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -154,14 +154,16 @@ class CanaryMiddleware:
             response = await self._serve_async(fresh, exchange)
         return self._answered(response, exchange)
 
-    # -- one run of the inner chain, in both colours --------------------------------------------------------------------
+    # -- one run of the inner chain, in both colours ---------------------------------------------------------------
 
     def _serve(self, request: HttpRequest, exchange: Exchange, *, guarded: bool = False) -> HttpResponseBase:
         self._prepare(request, exchange, guarded=guarded)
         with _Scope(self.canary, exchange):
             return cast("HttpResponseBase", self.get_response(request))
 
-    async def _serve_async(self, request: HttpRequest, exchange: Exchange, *, guarded: bool = False) -> HttpResponseBase:
+    async def _serve_async(
+        self, request: HttpRequest, exchange: Exchange, *, guarded: bool = False
+    ) -> HttpResponseBase:
         self._prepare(request, exchange, guarded=guarded)
         with _Scope(self.canary, exchange):
             return await cast("Awaitable[HttpResponseBase]", self.get_response(request))
@@ -177,9 +179,9 @@ class CanaryMiddleware:
                 request.path_info = path
         urlconf = self._urlconfs.get(assignment.version)
         if guarded and self._rolls_back:
-            request.urlconf = self._guarded_urlconf(urlconf or getattr(request, "urlconf", None))  # type: ignore[attr-defined]
+            request.urlconf = self._guarded_urlconf(urlconf or getattr(request, "urlconf", None))
         elif urlconf is not None:
-            request.urlconf = urlconf  # type: ignore[attr-defined]
+            request.urlconf = urlconf
 
     def _guarded_urlconf(self, urlconf: Any) -> Any:  # Any: a dotted path, module or list of patterns
         urlconf = urlconf or settings.ROOT_URLCONF
@@ -193,10 +195,12 @@ class CanaryMiddleware:
         if exchange.variant.role != "canary" or request.method not in exchange.door.fallback_methods:
             return None
         try:
-            if int(request.META.get("CONTENT_LENGTH") or 0) > exchange.door.router.plan.body_cap:
-                raise ValueError("the body is over the cap")
-            request.body  # noqa: B018 - read before the copy is made: Django closes the stream behind it
-        except Exception:  # noqa: BLE001 - too long for us or for Django, or the client left: the view will see it
+            is_kept = int(request.META.get("CONTENT_LENGTH") or 0) <= exchange.door.router.plan.body_cap
+            if is_kept:
+                request.body  # noqa: B018 - read before the copy is made: Django closes the stream behind it
+        except Exception:  # noqa: BLE001 - too long for Django, or the client left: the view will see it
+            is_kept = False
+        if not is_kept:
             exchange.missed = "body"
             return None
         return copy.copy(request)
@@ -216,7 +220,7 @@ class CanaryMiddleware:
         with _Scope(self.canary, self.canary.uncovered):
             return await self.get_response(request)
 
-    # -- hooks that Django calls ----------------------------------------------------------------------------------------
+    # -- hooks that Django calls -----------------------------------------------------------------------------------
 
     def process_view(self, request: HttpRequest, _view: object, _args: object, _kwargs: object) -> None:
         """Note the route template; Django has just resolved it."""
@@ -231,7 +235,7 @@ class CanaryMiddleware:
         if isinstance(exchange, Exchange) and not exchange.has_ended:
             exchange.error_type = type(exception).__qualname__
 
-    # -- the answer -------------------------------------------------------------------------------------------------------
+    # -- the answer ------------------------------------------------------------------------------------------------
 
     def _answered(self, response: HttpResponseBase, exchange: Exchange) -> HttpResponseBase:
         exchange.status = response.status_code
@@ -314,7 +318,7 @@ def _gone(exchange: Exchange) -> HttpResponse:
     return response
 
 
-# -- streamed answers ---------------------------------------------------------------------------------------------------
+# -- streamed answers ------------------------------------------------------------------------------------------
 
 
 def _watch(response: Any, exchange: Exchange, canary: Canary) -> None:  # Any: StreamingHttpResponse, both colours
@@ -326,7 +330,8 @@ def _watch(response: Any, exchange: Exchange, canary: Canary) -> None:  # Any: S
         )
     # A file is left to the server, which may send it without Python; its close() is its end.
     is_file = getattr(response, "file_to_stream", None) is not None
-    response._resource_closers.append(exchange.finish if is_file else exchange.aborted)
+    closers = response._resource_closers  # noqa: SLF001 - the list that HttpResponseBase.close() works through
+    closers.append(exchange.finish if is_file else exchange.aborted)
 
 
 class _Stream:
@@ -389,10 +394,10 @@ class _AsyncStream:
         self._exchange.aborted()
 
 
-# -- transactions ---------------------------------------------------------------------------------------------------------
+# -- transactions ----------------------------------------------------------------------------------------------
 
 
-class _RollingBack(SimpleNamespace):
+class _RollingBack:
     """
     A URLconf whose views roll their ATOMIC_REQUESTS transaction back where stable is about to answer for them.
 
@@ -400,13 +405,7 @@ class _RollingBack(SimpleNamespace):
     """
 
     def __init__(self, urlconf: Any) -> None:
-        super().__init__(urlpatterns=[_Resolver(RegexPattern(r""), urlconf)])
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+        self.urlpatterns = [_Resolver(RegexPattern(r""), urlconf)]
 
 
 class _Resolver(URLResolver):
@@ -433,13 +432,13 @@ def _rolled_back(view: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-# -- system checks --------------------------------------------------------------------------------------------------------
+# -- system checks ---------------------------------------------------------------------------------------------
 
 _PATH = "canary_middleware.django.CanaryMiddleware"
 
 
 @checks.register("canary")
-def check_settings(app_configs: object = None, **_: object) -> list[checks.CheckMessage]:
+def check_settings(**_: object) -> list[checks.CheckMessage]:
     """What ``manage.py check`` says of the settings; ids canary.E001 … E005, W001 … W003 are stable."""
     found: list[checks.CheckMessage] = []
     middleware = list(settings.MIDDLEWARE)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 class FlaskHead(WsgiHead):
     """A WSGI environ of which Flask knows the session."""
+
     owner: Any  # the Flask application
 
     @property
@@ -47,7 +48,7 @@ def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = Non
     Args:
         rewrite: version → path prefix, where the versions are prefixes of one app.
     """
-    app.wsgi_app = _Middleware(app.wsgi_app, canary=canary, rewrite=rewrite, owner=app)  # type: ignore[method-assign,assignment]
+    app.wsgi_app = _Middleware(app.wsgi_app, canary=canary, rewrite=rewrite, owner=app)  # type: ignore[method-assign]
     # First, so that the app's own before_request functions find g.canary.
     app.before_request_funcs.setdefault(None, []).insert(0, _arrived)
     got_request_exception.connect(_raised, app)

@@ -110,7 +110,9 @@ def _comparison(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
     mean = old["avg_response_time_ms"]
     return {
         "error_rate_difference": new["error_rate"] - old["error_rate"],
-        "response_time_improvement": (mean - new["avg_response_time_ms"]) / mean if mean and new["request_count"] else 0.0,
+        "response_time_improvement": (
+            (mean - new["avg_response_time_ms"]) / mean if mean and new["request_count"] else 0.0
+        ),
         "canary_p95_response_time": new["p95_response_time_ms"],
         "legacy_p95_response_time": old["p95_response_time_ms"],
         "traffic_split": {

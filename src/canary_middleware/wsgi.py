@@ -7,7 +7,7 @@ The front door of bare WSGI apps (PEP 3333), and of every framework that is one.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .bodies import Recording, Replay, Tape
 from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
@@ -148,7 +148,7 @@ def _environ_key(name: str) -> str:
 
 
 class _Body:
-    """An app's body, so that its code sees its Exchange and its end is noticed. No generator: close() must always run."""
+    """An app's body: its code sees its Exchange, and its end is noticed. No generator, so that close() always runs."""
 
     __slots__ = ("_close", "_iterator", "_next", "exchange", "is_exhausted", "recorder")
 
@@ -305,7 +305,7 @@ def watched(body: Iterable[bytes], environ: Environ, exchange: Exchange, recorde
         exchange.finish()
         return body
     if _is_file(body, environ):
-        return _watched_file(body, exchange)
+        return cast("Iterable[bytes]", _watched_file(body, exchange))
     return _Body(body, exchange, recorder)
 
 

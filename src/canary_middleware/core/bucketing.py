@@ -108,7 +108,7 @@ class Md5Draw:
     """
     ``int(md5(identity).hexdigest(), 16) % 100``, for teams that already split that way.
 
-    A weight of 2.5 % takes 0, 1 and 2 of the hundred values: the ring has only hundred places. The salt has no part in it.
+    A weight of 2.5 % takes 0, 1 and 2 of the hundred values: the ring has only hundred places. The salt plays no part.
     """
 
     __slots__ = ()

@@ -63,7 +63,7 @@ class Door:
     """
 
     __slots__ = (
-        "_is_settled",
+        "is_settled",
         "_mint",
         "_now",
         "_reads",
@@ -99,7 +99,7 @@ class Door:
         self.anonymous = next((source for source in sources if isinstance(source, Anonymous)), None)
         self.error = Assignment(router.variant(plan.stable, "error"), router.revision)
         self.fallback = Assignment(router.variant(plan.stable, "fallback"), router.revision)
-        self.fallback_methods = FALLBACK_METHODS[plan.fallback] if router.rollout.stable_enabled else FALLBACK_METHODS["never"]
+        self.fallback_methods = FALLBACK_METHODS[plan.fallback if router.rollout.stable_enabled else "never"]
         self.extras: dict[str, Extra] = _Extras(router.rollout)
         self.is_retired = not router.rollout.stable_enabled
         self._mint = mint
@@ -107,13 +107,13 @@ class Door:
         self.complain = complain
         self.end = end
         self.always: Assignment | None = None
-        self._is_settled = override is not None or router.fixed is not None
+        self.is_settled = override is not None or router.fixed is not None
 
     def forced(self, version: str) -> Door:
         """The same door, with one answer for everybody."""
         door = copy(self)
         door.always = Assignment(self.router.variant(version, "forced"), self.router.revision)
-        door._is_settled = True
+        door.is_settled = True
         return door
 
     @property
@@ -128,7 +128,7 @@ class Door:
         Raises BodyNotRead where the identity is in a body that the front door has yet to read.
         """
         router = self.router
-        if self._is_settled:
+        if self.is_settled:
             settled = self._settled(head)
             if settled is not None:
                 return settled

@@ -160,7 +160,7 @@ class Reader:
         """A reader of a table inside this one."""
         return Reader(table, path, self._problems)
 
-    # -- one value each -------------------------------------------------------------------------------------------------
+    # -- one value each --------------------------------------------------------------------------------------------
 
     def any(self, key: str, default: Any) -> Any:  # Any: the caller looks at it
         """Whatever stands under *key*."""
@@ -188,7 +188,7 @@ class Reader:
             return None
         return self.text(key, default)
 
-    def flag(self, key: str, default: bool) -> bool:  # noqa: FBT001
+    def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         return self._checked(key, default, lambda v: isinstance(v, bool), "must be true or false")
 
@@ -209,7 +209,7 @@ class Reader:
 
     def number(self, key: str, *, least: float | None = None) -> float | None:
         """A finite number, from *least* on; None where it is not there."""
-        value = self._checked(
+        value: float | None = self._checked(
             key,
             None,
             lambda v: (
@@ -286,7 +286,7 @@ class Reader:
             return None
         return found
 
-    # -- several values -------------------------------------------------------------------------------------------------
+    # -- several values --------------------------------------------------------------------------------------------
 
     def sequence(self, key: str) -> Sequence[Any]:  # Any: the caller looks at each
         """A list; empty where it is not there."""
@@ -310,7 +310,7 @@ class Reader:
 
     def optional(self, key: str) -> Reader | None:
         """A reader of the table under *key*, or None where there is none."""
-        value = self._checked(key, None, lambda v: isinstance(v, dict), "must be a table")
+        value: Mapping[str, Any] | None = self._checked(key, None, lambda v: isinstance(v, dict), "must be a table")
         return None if value is None else self.child(value, self.path(key))
 
     def table(self, key: str, read: Callable[[Reader], T]) -> T | None:

@@ -7,7 +7,7 @@ one longer than MAX_IDENTITY_BYTES, counts as absent, and the next source is ask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import ConfigError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .ports import RequestHead
 
 MAX_IDENTITY_BYTES: Final = 4096
-"""A longer identity is no identity: nobody's user id is, and hashing a megabyte per request would be a gift to attackers."""
+"""A longer identity is none: nobody's user id is, and hashing a megabyte per request would be a gift to attackers."""
 
 _HEADER_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 
@@ -52,7 +52,7 @@ class _Named:
     in_url = False
 
     def __init__(self, name: str) -> None:
-        if not isinstance(name, str) or not name or name != name.strip():
+        if not name or name != name.strip():
             raise ConfigError(f"{self.kind}:{name!r} has no name: write for example {self.kind}:user_id")
         self.name = name
 
@@ -64,7 +64,7 @@ class _Named:
         return f"by_{self.kind}({self.name!r})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, _Named) and self.name == other.name
+        return isinstance(other, _Named) and self.spec == other.spec
 
     def __hash__(self) -> int:
         return hash((self.kind, self.name))
@@ -80,7 +80,7 @@ class Header(_Named):
         super().__init__(name)
         self.name = name.lower()
         if not _HEADER_LETTERS.issuperset(self.name):
-            raise ConfigError(f"header:{name!r} is not a header name (RFC 9110 §5.1): write for example header:x-user-id")
+            raise ConfigError(f"header:{name!r} is no header name (RFC 9110 §5.1): write for example header:x-user-id")
         self.vary = name
 
     def read(self, head: RequestHead) -> str | None:
@@ -121,7 +121,7 @@ class PathParameter(_Named):
 
 
 class JsonField(_Named):
-    """A text or integer field of a JSON request body; the name is a dotted path such as ``user.id`` or ``items.0.id``."""
+    """A text or integer field of a JSON body; the name is a dotted path such as ``user.id`` or ``items.0.id``."""
 
     __slots__ = ("_steps", "cap")
     kind = "json"
@@ -251,7 +251,7 @@ class Client:
 
     def __init__(self, trusted: Iterable[str] | None = None) -> None:
         self.trusted = None if trusted is None else tuple(trusted)
-        self._networks = tuple(_network(text) for text in self.trusted or ())
+        self._networks: tuple[Any, ...] = tuple(_network(text) for text in self.trusted or ())
 
     def read(self, head: RequestHead) -> str | None:
         peer = head.peer
@@ -287,7 +287,7 @@ class Client:
         return hash(("client", self.trusted))
 
 
-def _network(text: str) -> object:
+def _network(text: str) -> Any:  # Any: ipaddress is imported lazily
     from ipaddress import ip_network
 
     try:
@@ -328,7 +328,7 @@ class Anonymous:
         if same_site not in ("Lax", "Strict", "None", None):
             raise ConfigError(f"anonymous same_site is {same_site!r}: must be Lax, Strict, None or left out")
         if any(c in text for text in (path, domain or "") for c in ";,\r\n\t "):
-            raise ConfigError(f"anonymous path {path!r} or domain {domain!r} has a character that a cookie cannot carry")
+            raise ConfigError(f"anonymous path {path!r} or domain {domain!r} holds what a cookie cannot carry")
         self.cookie = cookie
         self.secret = secret.encode() if isinstance(secret, str) else secret
         self._suffix = (
@@ -370,10 +370,11 @@ class Anonymous:
         return f"anonymous({self.cookie!r})"
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Anonymous)
-            and (self.cookie, self.secret, self._suffix, self.is_bound)
-            == (other.cookie, other.secret, other._suffix, other.is_bound)
+        return isinstance(other, Anonymous) and (self.cookie, self.secret, self._suffix, self.is_bound) == (
+            other.cookie,
+            other.secret,
+            other._suffix,
+            other.is_bound,
         )
 
     def __hash__(self) -> int:
@@ -391,7 +392,7 @@ def is_usable(identity: str | None) -> bool:
     """Whether *identity* may be hashed: not absent, not empty, not longer than MAX_IDENTITY_BYTES."""
     if not identity:
         return False
-    return 4 * len(identity) <= MAX_IDENTITY_BYTES or len(identity.encode("utf-8", "surrogatepass")) <= MAX_IDENTITY_BYTES
+    return len(identity.encode("utf-8", "surrogatepass")) <= MAX_IDENTITY_BYTES
 
 
 _NAMED: Final[dict[str, Callable[[str], Source]]] = {
@@ -463,7 +464,7 @@ def by_client(trusted: Iterable[str] | None = None) -> Source:
 
 def by_callable(function: Callable[..., object]) -> Source:
     """
-    What *function* makes of the framework's request: HttpRequest (Django), Request (Flask), scope (ASGI), environ (WSGI).
+    What *function* makes of the request: HttpRequest (Django), Request (Flask), scope (ASGI), environ (WSGI).
 
     It returns text, something with a meaningful ``str``, or None; it must not block or do I/O.
     """

@@ -8,12 +8,13 @@ The plan: what a team writes down before a rollout. Frozen values, validated key
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast
 
 from ..errors import ConfigError
 from .bucketing import BUCKETS
 from .endpoints import validate_template
-from .fields import Reader, duration_text, parse_duration, parse_percent, parse_size, percent
+from .fields import Reader, duration_text, parse_duration, parse_percent, percent
 from .identity import Custom, parse_source
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ class Plan:
     anonymous: AnonymousOptions = AnonymousOptions()
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------------------
 
 
 def parse(mapping: Mapping[str, Any]) -> Plan:
@@ -354,6 +355,7 @@ def _check_name(reader: Reader, key: str, name: str) -> None:
 
 def _canaries(reader: Reader, stable: str) -> tuple[tuple[str, int], ...]:
     value = reader.any("canary", "v2")
+    shares: tuple[tuple[str, int], ...]
     if isinstance(value, str):
         shares = ((value, _ALL),)
     elif isinstance(value, dict) and value:
@@ -404,7 +406,7 @@ def _stages(reader: Reader) -> tuple[Stage, ...]:
     stages = [
         stage for n, item in enumerate(reader.sequence("stages")) if (stage := _stage(reader, f"stages[{n}]", item))
     ]
-    for n, (before, after) in enumerate(zip(stages, stages[1:], strict=False), 1):
+    for n, (before, after) in enumerate(pairwise(stages), 1):
         if after.weight_ppm <= before.weight_ppm and not before.shadow:
             reader.problem(
                 f"stages[{n}].weight",
@@ -458,7 +460,7 @@ _RATE_LIMITS: Final = ("max", "max_increase", "max_ratio")
 _LIMITS: Final[dict[str, tuple[str, ...]]] = {
     "error_rate": _RATE_LIMITS,
     "availability": ("min",),
-    **{quantile: _RATE_LIMITS for quantile in _QUANTILES},
+    **dict.fromkeys(_QUANTILES, _RATE_LIMITS),
     "exceptions": ("count", "within"),
 }
 
@@ -574,9 +576,7 @@ def _segment(reader: Reader, versions: Sequence[str]) -> Segment | None:
         return None
     kind, attribute, values = _condition(when)
     when.finish()
-    return Segment(
-        name=name, kind=kind, attribute=attribute, values=values, weight_ppm=weight, version=version
-    )
+    return Segment(name=name, kind=kind, attribute=attribute, values=values, weight_ppm=weight, version=version)
 
 
 def _condition(when: Reader) -> tuple[Literal["identity", "header", "attribute"], str, tuple[str, ...]]:
@@ -662,7 +662,7 @@ def _anonymous(reader: Reader) -> AnonymousOptions:
     )
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------------------
 
 
 def to_mapping(plan: Plan) -> dict[str, Any]:

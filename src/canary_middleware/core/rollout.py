@@ -223,9 +223,7 @@ class Router:
         draw = Md5Draw() if plan.hash == "md5-100" else _drawn(draws, plan.salt, "rollout")
         self._point = draw.point
         self._prepared = draw.prepared
-        self._version_draw = (
-            _drawn(draws, plan.salt, "version") if len(plan.canaries) > 1 else None
-        )
+        self._version_draw = _drawn(draws, plan.salt, "version") if len(plan.canaries) > 1 else None
         total = 0
         split = []
         for version, share in plan.canaries:
@@ -247,9 +245,7 @@ class Router:
             for segment in plan.segments
         )
 
-        self._by_hash_only = (
-            self.fixed is None and rollout.stable_enabled and not self._users and not self._rules
-        )
+        self._by_hash_only = self.fixed is None and rollout.stable_enabled and not self._users and not self._rules
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -334,15 +330,13 @@ class Router:
                 variant = self._canary if self._version_draw is None else self._nth(identity, "weight")
             else:
                 variant = self._stable
-            return _new(Assignment, (variant, self.revision, point))
+            return _new(Assignment, (variant, self.revision, point))  # type: ignore[no-any-return]
         return self._assign(identity, head, attributes)
 
     def _nth(self, identity: str, reason: Reason) -> Variant:
         return self.variant(self.canary_version(identity), reason)
 
-    def _assign(
-        self, identity: str | None, head: RequestHead | None, attributes: Mapping[str, str]
-    ) -> Assignment:
+    def _assign(self, identity: str | None, head: RequestHead | None, attributes: Mapping[str, str]) -> Assignment:
         if self.fixed is not None:
             return Assignment(self.fixed, self.revision)
         point = None if identity is None else self._point(identity)
