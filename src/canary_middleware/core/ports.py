@@ -7,11 +7,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 
     from .door import Door
     from .endpoints import Match
     from .exchange import Exchange
+    from .records import Event, Worker
     from .rollout import Assignment
 
     # Any: the ASGI specification puts anything in a scope or a message.
@@ -104,6 +105,96 @@ class BodyNotRead(Exception):
     def __init__(self, cap: int) -> None:
         super().__init__(cap)
         self.cap = cap
+
+
+class Store(Protocol):
+    """
+    Where rollouts live: shared by the processes of a host (SQLite) or of many (Redis). Synchronous; one per process.
+
+    Every method may block and may raise StoreUnavailable, with the original error as its cause; none is called on the
+    request path. Safe to call from several threads. After a fork it opens its own connection.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, without its password."""
+        ...
+
+    def read(self, known: int | None = None) -> tuple[int, Mapping[str, Mapping[str, Any]]] | None:
+        """
+        All rollouts' records (name → ``records.to_record``), with the store's generation.
+
+        Args:
+            known: the generation the caller has; where it is still current the answer is None, and cheap (it is asked
+                four times a second). A store that was emptied has another generation.
+        """
+        ...
+
+    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event) -> None:
+        """
+        Put a rollout's record in place and append *event*, both or neither.
+
+        Args:
+            expect: the revision that must be in place now; None where the rollout must not exist yet.
+        Raises:
+            StaleRevision: another one is in place; says which, and who wrote it.
+        """
+        ...
+
+    def history(self, rollout: str | None = None, limit: int = 100) -> Sequence[Event]:
+        """The last events, newest first."""
+        ...
+
+    def log(self, event: Event) -> None:
+        """Append an event that changes nothing, such as a person's answer in a checklist."""
+        ...
+
+    def beat(self, worker: Worker) -> None:
+        """*worker* lives and serves what it says; forgotten after a minute of silence. ``seen_s`` is the store's."""
+        ...
+
+    def leave(self, worker_id: str) -> None:
+        """A worker has ended in good order."""
+        ...
+
+    def workers(self) -> Sequence[Worker]:
+        """Those heard of within the last minute."""
+        ...
+
+    def now(self) -> float:
+        """Unix seconds by the clock that ``seen_s`` and leases go by."""
+        ...
+
+    def add_counts(self, worker_id: str, sequence: int, window_s: int, counts: Mapping[str, Any]) -> None:
+        """
+        Add a worker's counts to the window that begins at Unix second *window_s*.
+
+        A (worker, sequence) that was added before is ignored: a flush repeated after a lost answer counts once.
+        *counts* is ``counts.to_plain``: mergeable by adding numbers under equal keys. Windows older than an hour are
+        rolled up into hours, hours expire after eight days.
+        """
+        ...
+
+    def counts(self, since_s: int = 0) -> Sequence[tuple[int, Mapping[str, Any]]]:
+        """(window's beginning, merged counts) from *since_s* on, oldest first."""
+        ...
+
+    def acquire(self, name: str, holder: str, ttl_s: float) -> int | None:
+        """
+        Take or keep the lease called *name*; None while somebody else holds it.
+
+        Returns:
+            a fencing token: it grows with every change of holder, and stays while the holder stays.
+        """
+        ...
+
+    def release(self, name: str, holder: str) -> None:
+        """Give the lease back, if *holder* has it."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        ...
 
 
 class Recorder(Protocol):

@@ -1,0 +1,116 @@
+"""
+What a store holds, as plain data: rollouts, events, workers. Versioned: an old process knows what it cannot read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ConfigError
+from .plan import Plan, parse, to_mapping
+from .rollout import Rollout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA: Final = 1
+"""Version of the records below. A higher one is refused, and the last good state stays in force."""
+
+
+class NewerSchema(ConfigError):
+    """The record was written by a newer release; the operator must upgrade this process before it can follow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """
+    One line of the audit trail. Append-only.
+
+    Attributes:
+        at_s: Unix seconds, by the clock of who wrote it.
+        actor: who: a person, ``env``, ``guardrail``, ``controller`` …
+        verb: what: ``set``, ``advance``, ``rollback`` …
+        before, after: weight in ppm, phase and stage, before and after.
+        reason: why, in a sentence.
+        evidence: what a machine can read of it.
+    """
+
+    rollout: str
+    revision: int
+    at_s: float
+    actor: str
+    verb: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    reason: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """
+    One serving process, as it last said of itself.
+
+    Attributes:
+        id: unique for the process's life: host, pid and a random part.
+        seen_s: Unix seconds by the store's clock (Redis) or the host's (SQLite).
+        revisions: rollout → revision that its requests see.
+        stale_s: seconds since its state was last known to be current.
+    """
+
+    id: str
+    host: str
+    pid: int
+    seen_s: float
+    revisions: Mapping[str, int]
+    stale_s: float = 0.0
+    note: str = ""
+
+
+def to_record(rollout: Rollout) -> dict[str, Any]:
+    """*rollout* as plain data that JSON can hold. What the environment pins in one process is not part of it."""
+    return {
+        "schema": SCHEMA,
+        "plan": to_mapping(Plan(rollouts=(rollout.plan,)))["rollout"][rollout.name],
+        "name": rollout.name,
+        "weight_ppm": rollout.weight_ppm,
+        "phase": rollout.phase,
+        "phase_reason": rollout.phase_reason,
+        "stage": rollout.stage,
+        "revision": rollout.revision,
+        "resume_to": rollout.resume_to,
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> Rollout:
+    """
+    The rollout that ``to_record`` wrote.
+
+    Raises:
+        NewerSchema: by a release that knows more than this one.
+        ConfigError: it is damaged; says what is missing.
+    """
+    schema = record.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise NewerSchema(f"the state has schema {schema!r}, this release reads up to {SCHEMA}: upgrade this process")
+    try:
+        plan = parse({"schema": 1, "rollout": {record["name"]: record["plan"]}}).rollouts[0]
+        return Rollout(
+            plan=plan,
+            weight_ppm=record["weight_ppm"],
+            phase=record["phase"],
+            phase_reason=record["phase_reason"],
+            stage=record["stage"],
+            revision=record["revision"],
+            resume_to=record["resume_to"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"the state of a rollout is damaged ({error!r}): restore it, or start the plan anew"
+        ) from error
+
+
+def summary_of(rollout: Rollout) -> dict[str, Any]:
+    """What an Event says of a rollout before and after."""
+    return {"weight_ppm": rollout.weight_ppm, "phase": rollout.phase, "stage": rollout.stage}
