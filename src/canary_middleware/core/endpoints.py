@@ -1,0 +1,219 @@
+"""
+Which rollout covers a request: method and path template, at a cost that does not grow with the number of templates.
+
+A table is a tree of path segments. One request visits at most one static and one wildcard child per segment and level.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+
+_METHOD_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ-")
+_NAME_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_ONE: Final = "*"
+"""In a parsed template: exactly one segment that is not empty."""
+
+
+class Match(Generic[T]):
+    """
+    A template that covers a request.
+
+    Attributes:
+        value: what the table was given for it.
+        template: its path, without methods, for example ``/posts/{id}``.
+    """
+
+    __slots__ = ("_names", "_segments", "template", "value")
+
+    def __init__(self, value: T, template: str, names: dict[str, int], segments: list[str]) -> None:
+        self.value = value
+        self.template = template
+        self._names = names
+        self._segments = segments
+
+    def param(self, name: str) -> str | None:
+        """What ``{name}`` stood for in this request; None where the template has no such parameter."""
+        index = self._names.get(name)
+        return None if index is None else self._segments[index]
+
+
+class _Template:
+    """A template, parsed: ``"GET,POST /posts/{id}/*"``."""
+
+    __slots__ = ("has_rest", "methods", "names", "path", "segments")
+
+    def __init__(self, text: str) -> None:
+        methods, path = _split(text)
+        self.path = path
+        self.methods = _methods(text, methods)
+        segments = [] if path == "*" else path.split("/")[1:]
+        # "/x/*" covers "/x/" and everything below it; "*" and "/*" cover every path.
+        self.has_rest = path == "*" or segments[-1] == "*"
+        self.names: dict[str, int] = {}
+        fixed = segments[:-1] if self.has_rest else segments
+        self.segments = [self._segment(text, n, segment) for n, segment in enumerate(fixed)]
+
+    def _segment(self, text: str, index: int, segment: str) -> str:
+        if segment == "*":
+            return _ONE
+        if "*" in segment:
+            raise ConfigError(f"endpoint {text!r}: {segment!r} mixes * with text: * stands for a whole segment")
+        if segment[:1] == "{" and segment[-1:] == "}":
+            name = segment[1:-1]
+            if not name or not _NAME_LETTERS.issuperset(name) or name[0].isdecimal():
+                raise ConfigError(f"endpoint {text!r}: {segment!r} is no parameter: write for example {{session_id}}")
+            if name in self.names:
+                raise ConfigError(f"endpoint {text!r}: {segment!r} stands twice: give each parameter its own name")
+            self.names[name] = index + 1
+            return _ONE
+        if "{" in segment or "}" in segment:
+            raise ConfigError(f"endpoint {text!r}: {segment!r} has a brace too many: a parameter is a whole segment")
+        return segment
+
+
+def _split(text: str) -> tuple[str, str]:
+    methods, space, path = text.strip().rpartition(" ")
+    if not path.startswith("/") and path != "*":
+        raise ConfigError(f'endpoint {text!r}: the path must begin with /, as "GET /posts/{{id}}"')
+    if "?" in path or "#" in path:
+        raise ConfigError(f"endpoint {text!r}: a path has no ? and no #: leave the query string out")
+    return (methods if space else ""), path
+
+
+def _methods(text: str, methods: str) -> frozenset[str] | None:
+    """The methods that it covers, HEAD with GET; None where it names none, which is all."""
+    if not methods.strip():
+        return None
+    found = {method.strip() for method in methods.split(",")}
+    for method in found:
+        if not method or not _METHOD_LETTERS.issuperset(method):
+            raise ConfigError(f"endpoint {text!r}: {method!r} is no method: write them in capitals, as GET,POST")
+    return frozenset(found | {"HEAD"} if "GET" in found else found)
+
+
+def validate_template(text: str) -> None:
+    """Raise ConfigError that says what is wrong with an endpoint template, if anything is."""
+    _Template(text)
+
+
+class _Ending(Generic[T]):
+    """One entry of the table, where its template ends."""
+
+    __slots__ = ("match", "methods", "names", "order", "template", "value")
+
+    def __init__(self, order: int, template: _Template, value: T) -> None:
+        self.order = order
+        self.methods = template.methods
+        self.template = template.path
+        self.names = template.names
+        self.value = value
+        # Without parameters every match is the same.
+        self.match = None if template.names else Match(value, template.path, {}, [])
+
+
+class _Node(Generic[T]):
+    """The templates that share the segments so far."""
+
+    __slots__ = ("ends", "one", "rests", "static")
+
+    def __init__(self) -> None:
+        self.static: dict[str, _Node[T]] = {}
+        self.one: _Node[T] | None = None
+        self.ends: list[_Ending[T]] = []
+        self.rests: list[_Ending[T]] = []
+
+
+def _first(endings: list[_Ending[T]], method: str, best: _Ending[T] | None) -> _Ending[T] | None:
+    """The earliest of *endings* that covers *method*, or *best* if that is earlier."""
+    for ending in endings:
+        if best is not None and best.order < ending.order:
+            return best
+        if ending.methods is None or method in ending.methods:
+            return ending
+    return best
+
+
+class EndpointTable(Generic[T]):
+    """
+    Templates and what each stands for; the first in the order given wins.
+
+    Args:
+        entries: (template, value) pairs. A template is ``"GET,POST /a/{b}/*"``: methods (none: all; GET covers HEAD),
+            then a path in which ``{b}`` and ``*`` are one segment and a last ``*`` is any rest.
+    Raises:
+        ConfigError: a template is wrong; says how.
+    """
+
+    __slots__ = ("_depth", "_exact", "_first_pattern", "_root")
+
+    def __init__(self, entries: Iterable[tuple[str, T]]) -> None:
+        self._root: _Node[T] = _Node()
+        self._depth = 0
+        # Whole paths, for the common case that no pattern stands before them.
+        self._exact: dict[str, list[_Ending[T]]] = {}
+        self._first_pattern: float = inf
+        for order, (text, value) in enumerate(entries):
+            template = _Template(text)
+            node = self._root
+            for segment in template.segments:
+                if segment is _ONE:
+                    node.one = node.one or _Node()
+                    node = node.one
+                else:
+                    node = node.static.setdefault(segment, _Node())
+            ending = _Ending(order, template, value)
+            (node.rests if template.has_rest else node.ends).append(ending)
+            if template.has_rest or _ONE in template.segments:
+                self._first_pattern = min(self._first_pattern, order)
+            else:
+                self._exact.setdefault(template.path, []).append(ending)
+            self._depth = max(self._depth, len(template.segments))
+
+    def match(self, method: str, path: str) -> Match[T] | None:
+        """The first entry that covers *method* and the decoded *path* (beginning with ``/``), or None."""
+        whole = self._exact.get(path)
+        if whole is not None:
+            exact = _first(whole, method, None)
+            if exact is not None and exact.order < self._first_pattern:
+                return exact.match
+        # Never into more pieces than the deepest template has: a megabyte of slashes costs what a short path costs.
+        segments = path.split("/", self._depth + 1)
+        best = self._search(self._root, segments, method)
+        if best is None:
+            return None
+        return best.match or Match(best.value, best.template, best.names, segments)
+
+    def _search(self, node: _Node[T], segments: list[str], method: str) -> _Ending[T] | None:
+        """Walk down; a fork, where a static and a one-segment child both fit, is walked twice."""
+        best: _Ending[T] | None = None
+        forks: list[tuple[_Node[T], int]] = []
+        last = len(segments) - 1
+        index = 0
+        while True:
+            if index < last:
+                if node.rests:
+                    best = _first(node.rests, method, best)
+                index += 1
+                segment = segments[index]
+                child = node.static.get(segment)
+                if node.one is not None and segment:
+                    if child is not None:
+                        forks.append((node.one, index))
+                    else:
+                        child = node.one
+                if child is not None:
+                    node = child
+                    continue
+            elif node.ends:
+                best = _first(node.ends, method, best)
+            if not forks:
+                return best
+            node, index = forks.pop()

@@ -1,0 +1,61 @@
+"""
+Plans on disk: ``.toml``, ``.json``, or the ``[tool.canary]`` table of a ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+
+
+def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:  # Any: a plan's values are checked one by one
+    """
+    The mapping that a plan file holds, unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML or JSON; says where.
+    """
+    file = Path(path)
+    readers = {".toml": _toml, ".json": _json}
+    reader = readers.get(file.suffix)
+    if reader is None:
+        raise ConfigError(f"plan {str(file)!r}: must end in .toml or .json")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"plan {str(file)!r} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"plan {str(file)!r} is not UTF-8 ({error}): save it as UTF-8") from error
+    mapping = reader(file, text)
+    if file.name != "pyproject.toml":
+        return mapping
+    table = mapping.get("tool", {}).get("canary")
+    if not isinstance(table, dict):
+        raise ConfigError(f"plan {str(file)!r} has no [tool.canary] table: add one, or name another file")
+    return table
+
+
+def _toml(file: Path, text: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"plan {str(file)!r} is no TOML: {error}") from error
+
+
+def _json(file: Path, text: str) -> dict[str, Any]:
+    import json
+
+    try:
+        mapping = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"plan {str(file)!r} is no JSON: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"plan {str(file)!r} holds a {type(mapping).__name__}: must be an object with rollout")
+    return mapping
