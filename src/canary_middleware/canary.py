@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 from weakref import WeakSet
 
 from .core import transitions
@@ -43,8 +43,8 @@ _NOTHING: Final[Mapping[str, str]] = {}
 class TelemetryOptions(TypedDict, total=False):
     """What a Canary's telemetry does beyond the defaults; see ``telemetry.recorder``."""
 
-    server_span: str
-    http_metrics: str
+    server_span: Literal["auto", "always", "never"]
+    http_metrics: Literal["never", "auto", "always"]
     context_id: bool
     flag_events: bool
     baggage: bool
