@@ -1,0 +1,85 @@
+"""
+The SDK's OTLP exporters, over HTTP or gRPC. Made in the process that exports: connections do not survive a fork.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .settings import Protocol as Wire
+    from .settings import Signal
+
+
+class Exporter(Protocol):
+    """What the SDK's three exporters have in common. Any: spans, log records or metrics, and their own results."""
+
+    def export(self, items: Any, /) -> Any: ...
+
+    def shutdown(self) -> None: ...
+
+
+def exporter_type(signal: Signal, protocol: Wire) -> Callable[[], Exporter]:
+    """
+    What makes the exporter for *signal*.
+
+    It reads endpoint, headers, timeout and certificates from the standard variables.
+    """
+    if protocol == "grpc":
+        return _grpc(signal)
+    return _http(signal)
+
+
+def _http(signal: Signal) -> Any:
+    if signal == "traces":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter
+    if signal == "metrics":
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+
+    return OTLPLogExporter
+
+
+def _grpc(signal: Signal) -> Any:
+    if signal == "traces":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter
+    if signal == "metrics":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+
+    return OTLPLogExporter
+
+
+class Lazy:
+    """An exporter that is made when its thread begins, in the process that exports."""
+
+    def __init__(self, make: Callable[[], Exporter]) -> None:
+        self._make = make
+        self._exporter: Exporter | None = None
+
+    def open(self) -> None:
+        """Make the exporter."""
+        self._exporter = self._make()
+
+    def __call__(self, items: Any, /) -> bool:
+        """Export *items*; whether the collector took them. Any: spans, log records or metrics of whichever SDK."""
+        if self._exporter is None:
+            self.open()
+        assert self._exporter is not None
+        # The three result enums have nothing in common but the member's name.
+        return getattr(self._exporter.export(items), "name", "") == "SUCCESS"
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._exporter is not None:
+            self._exporter.shutdown()
