@@ -294,7 +294,7 @@ class Canary:
         """The canary failed before its first byte, and stable is about to serve the same request."""
         version = exchange.assignment.version
         exchange.fall_back(failure)
-        logger.error(
+        logger().error(
             "canary %s of %s failed with %s; stable answers this request",
             version,
             exchange.variant.rollout,

@@ -4,13 +4,18 @@ What goes wrong inside us while serving: logged once per cause, counted for tele
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from logging import Logger
 
-logger = logging.getLogger("canary_middleware")
+
+def logger() -> Logger:
+    """The package's logger. Imported where something is said: most processes never say anything."""
+    import logging
+
+    return logging.getLogger("canary_middleware")
 
 
 class Troubles:
@@ -31,7 +36,7 @@ class Troubles:
         seen = self._counts.get(cause, 0)
         self._counts[cause] = seen + 1
         if not seen:
-            logger.error(
+            logger().error(
                 "canary %s failed with %s: %s; %s. Further ones are counted in canary.internal.errors, not logged.",
                 component,
                 cause[1],

@@ -7,9 +7,9 @@ The plan: what a team writes down before a rollout. Frozen values, validated key
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast
 
 from ..errors import ConfigError
 from .bucketing import BUCKETS
@@ -73,8 +73,7 @@ class RolloutFields(TypedDict, total=False):
     end_of_life: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Criterion:
+class Criterion(NamedTuple):
     """
     One limit on one metric.
 
@@ -94,8 +93,7 @@ class Criterion:
         return dict(self.limits).get(kind)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Criteria:
+class Criteria(NamedTuple):
     """
     What must hold: to advance (criteria), or at any time (guardrails).
 
@@ -109,7 +107,6 @@ class Criteria:
     min_identities: int = 0
 
 
-@dataclass(frozen=True, slots=True, init=False)
 class Stage:
     """
     One step of the plan.
@@ -125,6 +122,8 @@ class Stage:
     Raises:
         ConfigError: the weight is no percentage, or the duration no duration.
     """
+
+    __slots__ = ("advance", "approve", "bake_s", "criteria", "duration_s", "shadow", "weight_ppm")
 
     weight_ppm: int
     duration_s: float | None
@@ -162,9 +161,24 @@ class Stage:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Stage does not change: make another to set {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__ if getattr(self, name))
+        return f"Stage({shown})"
+
+
+class Segment(NamedTuple):
     """
     A rule for some requests; the first that matches wins.
 
@@ -183,18 +197,16 @@ class Segment:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
+class Overrides(NamedTuple):
     """Forced versions: by header or cookie with the token in *token_env*, or by a list of users."""
 
     header: str | None = "X-Canary"
     cookie: str | None = None
     token_env: str | None = "CANARY_OVERRIDE_TOKEN"  # noqa: S105 - a variable's name
-    users: Mapping[str, str] = field(default_factory=dict)
+    users: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentNames:
+class EnvironmentNames(NamedTuple):
     """The variables that steer a rollout from outside; None where none does."""
 
     weight: str | None = None
@@ -207,8 +219,7 @@ DEFAULT_NAMES: Final = EnvironmentNames(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndOfLife:
+class EndOfLife(NamedTuple):
     """What responses of a superseded stable version say: RFC 9745 and RFC 8594."""
 
     deprecation: datetime | None = None
@@ -218,8 +229,7 @@ class EndOfLife:
     successor: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnonymousOptions:
+class AnonymousOptions(NamedTuple):
     """The cookie that ``anonymous`` sets."""
 
     cookie: str = "canary_id"
@@ -232,8 +242,7 @@ class AnonymousOptions:
     same_site: str | None = "Lax"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutPlan:
+class RolloutPlan(NamedTuple):
     """One ``[rollout.<name>]`` table. Weights in ppm, times in seconds, sizes in bytes."""
 
     name: str
@@ -262,8 +271,7 @@ class RolloutPlan:
     end_of_life: EndOfLife | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """A whole plan file."""
 
     rollouts: tuple[RolloutPlan, ...]

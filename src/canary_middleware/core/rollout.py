@@ -6,7 +6,6 @@ The record that all workers share, and the decision: which version one identity 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from .bucketing import BUCKETS, Draw, Md5Draw, bucket_of, threshold
@@ -117,8 +116,7 @@ class Assignment(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
+class Rollout(NamedTuple):
     """
     One rollout as all workers share it: the plan and where it stands. Changed only by ``core.transitions``.
 

@@ -7,7 +7,6 @@ leaves a rollback, and nothing but ``unlock`` the emergency latch.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TransitionRefused
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _next(rollout: Rollout, **changes: Any) -> Rollout:  # Any: the fields of Rollout, checked by its own tests
-    return replace(rollout, revision=rollout.revision + 1, **changes)
+    return rollout._replace(revision=rollout.revision + 1, **changes)
 
 
 def _refuse(rollout: Rollout, verb: str, way_out: str) -> TransitionRefused:
@@ -126,7 +125,7 @@ def retry(rollout: Rollout) -> Rollout:
         raise _refuse(rollout, "retry", "Only a rollout that was rolled back can be retried.")
     if not rollout.plan.stages:
         return _next(rollout, phase="idle", phase_reason="", stage=-1, weight_ppm=0)
-    return _enter(replace(rollout, phase="idle"), 0)
+    return _enter(rollout._replace(phase="idle"), 0)
 
 
 def complete(rollout: Rollout) -> Rollout:
@@ -156,7 +155,7 @@ def add_endpoint(rollout: Rollout, template: str) -> Rollout:
         raise TransitionRefused(f"{rollout.name!r} covers every path already: name its endpoints in the plan first")
     if template in endpoints:
         raise TransitionRefused(f"{rollout.name!r} covers {template!r} already")
-    return _next(rollout, plan=replace(rollout.plan, endpoints=(*endpoints, template)))
+    return _next(rollout, plan=rollout.plan._replace(endpoints=(*endpoints, template)))
 
 
 def remove_endpoint(rollout: Rollout, template: str) -> Rollout:
@@ -167,4 +166,4 @@ def remove_endpoint(rollout: Rollout, template: str) -> Rollout:
         raise TransitionRefused(f"{rollout.name!r} does not cover {template!r}: it covers {covered}")
     if len(endpoints) == 1:
         raise TransitionRefused(f"{template!r} is the last endpoint of {rollout.name!r}: roll it back instead")
-    return _next(rollout, plan=replace(rollout.plan, endpoints=tuple(e for e in endpoints if e != template)))
+    return _next(rollout, plan=rollout.plan._replace(endpoints=tuple(e for e in endpoints if e != template)))
