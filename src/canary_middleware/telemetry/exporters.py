@@ -4,7 +4,8 @@ The SDK's OTLP exporters, over HTTP or gRPC. Made in the process that exports: c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,15 +22,19 @@ class Exporter(Protocol):
     def shutdown(self) -> None: ...
 
 
-def exporter_type(signal: Signal, protocol: Wire) -> Callable[[], Exporter]:
+def exporter_type(signal: Signal, protocol: Wire, *, uncompressed: bool = False) -> Callable[[], Exporter]:
     """
     What makes the exporter for *signal*.
 
     It reads endpoint, headers, timeout and certificates from the standard variables.
     """
-    if protocol == "grpc":
-        return _grpc(signal)
-    return _http(signal)
+    found: Callable[[], Exporter] = _grpc(signal) if protocol == "grpc" else _http(signal)
+    if protocol == "grpc" and uncompressed:
+        from grpc import Compression
+
+        # "none" is a value of the standard variable that these exporters refuse.
+        return partial(cast("Callable[..., Exporter]", found), compression=Compression.NoCompression)
+    return found
 
 
 def _http(signal: Signal) -> Any:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from . import names
 from .series import (
@@ -40,7 +40,7 @@ from .series import (
 from .tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..counts import Counts, Snapshot
     from .series import CacheKey, DbKey, Instrument, Point, Points, Subject
@@ -118,40 +118,42 @@ class Ledger:
 
     def _gather(self, instrument: Instrument, snapshots: Sequence[Snapshot], found: Points) -> None:
         admission = self._admissions[instrument.name]
-        for key, attributes, value in _READERS[instrument.name](self, snapshots):
+        by_counts = _BY_COUNTS.get(instrument.name)
+        points = _BY_LEDGER[instrument.name](self) if by_counts is None else by_counts(snapshots)
+        for key, attributes, value in points:
             admitted = admission.get(key) or admission.admit(key, attributes)
             under = None if admitted is OVERFLOW_SET else key
             known = found.get(under)
             if known is None:
                 found[under] = (admitted, value)
             elif isinstance(value, Distribution):
-                known[1].add(value)  # type: ignore[union-attr] - an instrument has values of one kind
+                cast("Distribution", known[1]).add(value)  # an instrument's values are of one kind
             else:
-                found[under] = (admitted, value if instrument.kind == "gauge" else known[1] + value)  # type: ignore[operator]
+                found[under] = (admitted, value if instrument.kind == "gauge" else cast("float", known[1]) + value)
 
 
 # Each reads one instrument: (key, attributes, value). Equal keys are added up.
 
 
-def _durations(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _durations(snapshots: Sequence[Snapshot]) -> Iterator[Point]:
     for snapshot in snapshots:
         for series, cell in snapshot.series.items():
             if not series.aborted:
                 yield duration_key(series), duration_attributes(series), standard(cell)
 
 
-def _db(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _db(book: Ledger) -> Iterator[Point]:
     for key, sums in book.db.sums().items():
         yield key, db_attributes(key), Distribution(list(sums.buckets), sums.count, sums.total)
 
 
-def _cache(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _cache(book: Ledger) -> Iterator[Point]:
     for key, sums in book.cache.sums().items():
         rollout, version, result = key
         yield key, {**version_attributes(rollout, version), names.CACHE_RESULT: result}, sums.count
 
 
-def _active(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _active(snapshots: Sequence[Snapshot]) -> Iterator[Point]:
     for snapshot in snapshots:
         for variant, begun in snapshot.begun.items():
             # A request that ended while the snapshot was taken may be in one count and not in the other.
@@ -159,14 +161,14 @@ def _active(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
             yield (variant.rollout, variant.version), version_attributes(variant.rollout, variant.version), active
 
 
-def _assigned(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _assigned(snapshots: Sequence[Snapshot]) -> Iterator[Point]:
     for snapshot in snapshots:
         for variant, begun in snapshot.begun.items():
             attributes = {**version_attributes(variant.rollout, variant.version), names.REASON: variant.reason}
             yield (variant.rollout, variant.version, variant.reason), attributes, begun
 
 
-def _aborted(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _aborted(snapshots: Sequence[Snapshot]) -> Iterator[Point]:
     for snapshot in snapshots:
         for series, cell in snapshot.series.items():
             if series.aborted:
@@ -178,57 +180,59 @@ def _aborted(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
                 )
 
 
-def _fell_back(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _fell_back(snapshots: Sequence[Snapshot]) -> Iterator[Point]:
     for snapshot in snapshots:
         for key, n in snapshot.fallbacks.items():
             yield key, {**version_attributes(key[0], key[1]), names.ERROR_TYPE: key[2]}, n
 
 
-def _missed(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _missed(snapshots: Sequence[Snapshot]) -> Iterator[Point]:
     for snapshot in snapshots:
         for key, n in snapshot.missed.items():
             yield key, {**version_attributes(key[0], key[1]), names.FALLBACK_REASON: key[2]}, n
 
 
-def _errors(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _errors(book: Ledger) -> Iterator[Point]:
     for subject in book.subjects():
         for key, n in subject.internal_errors().items():
             yield key, {names.COMPONENT: key[0], names.ERROR_TYPE: key[1]}, n
 
 
-def _weights(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _weights(book: Ledger) -> Iterator[Point]:
     for subject in book.subjects():
         for rollout in subject.rollouts():
             for version, share in shares(rollout):
                 yield (rollout.name, version), version_attributes(rollout.name, version), share
 
 
-def _revisions(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _revisions(book: Ledger) -> Iterator[Point]:
     for subject in book.subjects():
         for rollout in subject.rollouts():
             yield rollout.name, {names.ROLLOUT: rollout.name}, rollout.revision
 
 
-def _ages(book: Ledger, snapshots: Sequence[Snapshot]) -> Iterator[Point]:
+def _ages(book: Ledger) -> Iterator[Point]:
     for subject in book.subjects():
         age = subject.snapshot_age_s()
         for rollout in subject.rollouts():
             yield rollout.name, {names.ROLLOUT: rollout.name}, age
 
 
-_READERS: Final = {
+_BY_COUNTS: Final[Mapping[str, Callable[[Sequence[Snapshot]], Iterator[Point]]]] = {
     DURATION.name: _durations,
-    DB.name: _db,
-    CACHE.name: _cache,
     ACTIVE.name: _active,
-    ASSIGNED.name: _assigned,
     ABORTED.name: _aborted,
+    ASSIGNED.name: _assigned,
     FELL_BACK.name: _fell_back,
     MISSED.name: _missed,
+}
+_BY_LEDGER: Final[Mapping[str, Callable[[Ledger], Iterator[Point]]]] = {
     ERRORS.name: _errors,
     WEIGHT.name: _weights,
     REVISION.name: _revisions,
     AGE.name: _ages,
+    DB.name: _db,
+    CACHE.name: _cache,
 }
 
 

@@ -79,10 +79,10 @@ class OtlpHandler(logging.Handler):
             )
         except Exception:  # noqa: BLE001 - logging's own convention
             self.handleError(record)
-        if record.levelno >= logging.WARNING and _is_only_handler(self, record.name):
-            # An app without any handler sees its warnings on stderr; having us must not take them away.
-            if logging.lastResort is not None:
-                logging.lastResort.handle(record)
+        last = logging.lastResort
+        # An app without any handler sees its warnings on stderr; having us must not take them away.
+        if last is not None and record.levelno >= last.level and _is_only_handler(self, record.name):
+            last.handle(record)
 
 
 def _is_only_handler(ours: logging.Handler, name: str) -> bool:
@@ -152,7 +152,7 @@ def _emit(
         "attributes": attributes,
     }
     if _TAKES_CONTEXT:
-        record = _logs.LogRecord(**fields, context=context, **({} if event is None else {"event_name": event}))
+        record: Any = _logs.LogRecord(**fields, context=context, event_name=event)
     else:
         record = _old_record(logger, fields, event, context)
     logger.emit(record)

@@ -1,7 +1,8 @@
 """
 Every name that we send. Dashboards, alerts and the collectors' rules rely on them: changing one is a breaking change.
 
-Those of other vocabularies come from OpenTelemetry's semantic conventions (HTTP 1.23, database 1.28, feature flags 1.34).
+Those of other vocabularies come from OpenTelemetry's semantic conventions: HTTP 1.23, database 1.28, feature flags
+1.34.
 """
 
 from __future__ import annotations

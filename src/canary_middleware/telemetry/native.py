@@ -1,14 +1,15 @@
 """
-Does the app below us open server spans itself?
+Whether the app below us opens server spans itself; a span of ours beside them would be a second trace.
 
-FastAPI since 0.142 does as soon as a tracer provider exists, Starlette since 1.7 has a middleware for it, and the contrib
-instrumentations wrap or subclass what they instrument. A span of ours beside theirs would be a second trace.
+FastAPI since 0.142 does as soon as a tracer provider exists, Starlette since 1.7 has a middleware for it, and the
+contrib instrumentations wrap or subclass what they instrument.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
+from functools import partial
 from typing import Any, Final
 
 # Where middlewares of either colour keep what they wrap; Starlette's stack is None until its first request.
@@ -30,10 +31,13 @@ class Natives:
         found = opens_spans(app) or (_is_django(request) and _is_django_instrumented())
         try:
             # An id may be given again: the entry goes with its app, and is checked above in the meantime.
-            self._known[id(app)] = (weakref.ref(app, lambda _, key=id(app): self._known.pop(key, None)), found)  # type: ignore[misc]
+            self._known[id(app)] = (weakref.ref(app, partial(self._forget, id(app))), found)
         except TypeError:
             pass  # nothing can hold it weakly, so it is asked every time
         return found
+
+    def _forget(self, key: int, _: object) -> None:
+        self._known.pop(key, None)
 
 
 def opens_spans(app: object) -> bool:

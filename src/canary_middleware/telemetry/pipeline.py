@@ -26,7 +26,7 @@ from .providers import configured, package_version
 from .pump import Batch, Pump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .settings import Settings, Signal
 
 DEFAULT_TIMEOUT_S: Final = 5.0
-"""Longest that a shutdown waits for collectors, all signals together. Below gunicorn's and Kubernetes' grace of 30 s."""
+"""Longest that a shutdown waits for collectors, all signals together; servers and Kubernetes grant 30 s."""
 
 # A fork waits no longer than this for a collection of metrics to end; collections take milliseconds.
 _FORK_WAIT_S: Final = 1.0
@@ -42,10 +42,10 @@ _FORK_WAIT_S: Final = 1.0
 
 def configure_telemetry(*, service_name: str | None = None, log_handler: bool = True) -> None:
     """
-    Send spans, metrics and logs by OTLP, as the standard ``OTEL_*`` variables say. Call it once, before the first request.
+    Send spans, metrics and logs by OTLP, as the standard ``OTEL_*`` variables say.
 
-    Where they name no endpoint (and no exporter), nothing happens. Where a provider is set up already, it stays and
-    only gets our stamps. Calling it again changes nothing.
+    Call it before the first request. Where they name no endpoint (and no exporter), nothing happens. Where a provider
+    is set up already, it stays and only gets our stamps. Calling it again changes nothing.
 
     Args:
         service_name: ``service.name`` where ``OTEL_SERVICE_NAME`` is not set.
@@ -78,11 +78,11 @@ def flush(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
     waits = _flush_others(timeout_s)
     if _pipeline is not None:
         waits += _pipeline.flush()
-    return all([wait(deadline) for wait in waits])
+    return _all(waits, deadline)
 
 
 def shutdown(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
-    """Flush our own pipeline and end its threads; at most *timeout_s* seconds. Also called when the interpreter exits."""
+    """Flush our own pipeline and end its threads; at most *timeout_s* seconds. Called when the interpreter exits."""
     return True if _pipeline is None else _pipeline.shutdown(timeout_s)
 
 
@@ -125,7 +125,7 @@ def _put_first(provider: Any) -> None:
     """A processor that exports in ``on_emit`` must come after the stamp; the SDK only appends."""
     multi = getattr(provider, "_multi_log_record_processor", None)
     found = getattr(multi, "_log_record_processors", None)
-    if isinstance(found, tuple) and found:
+    if multi is not None and isinstance(found, tuple) and found:
         multi._log_record_processors = (found[-1], *found[:-1])  # noqa: SLF001 - no public way
 
 
@@ -146,8 +146,8 @@ def _aside(force_flush: Callable[[int], object], timeout_s: float) -> Callable[[
         try:
             if force_flush(int(timeout_s * 1000)) is not False:
                 succeeded.set()
-        except Exception:
-            logger.exception("a telemetry provider of the app could not be flushed")
+        except Exception:  # noqa: BLE001 - whatever the app's provider raises
+            logger().exception("a telemetry provider of the app could not be flushed")
         ended.set()
 
     ended = threading.Event()
@@ -170,9 +170,13 @@ class Pipeline:
         self._resource = Resource.create(given)
         self._settings = settings
         # Imported here, in the master of a pre-fork server: its workers share the pages.
-        self._exporters = {signal: exporter_type(signal, wire) for signal, wire in settings.protocols.items()}
+        self._exporters = {
+            signal: exporter_type(signal, wire, uncompressed=signal in settings.uncompressed)
+            for signal, wire in settings.protocols.items()
+        }
         self._wants_handler = wants_handler
         self._home = os.getpid()
+        self._was_forked = False
         self._opening = threading.Lock()
         self._collecting = threading.Lock()
         self._running: _Running | None = None
@@ -275,7 +279,7 @@ class Pipeline:
             return found
 
     def _open(self) -> _Running:
-        settings, resource = self._settings, _of_this_process(self._resource)
+        settings = self._settings
         running = _Running()
         if self.owns_traces():
             running.add_batch("traces", self._exporters["traces"], settings.spans)
@@ -284,9 +288,19 @@ class Pipeline:
         if self._reader is not None:
             from .wire import Wire
 
+            resource = _of_this_process(self._resource, self._renewed_id())
             wire = Wire(ledger(), resource, settings.temporality, package_version())
             running.add_metrics(self._exporters["metrics"], wire, self._gather, settings.interval_s)
         return running
+
+    def _renewed_id(self) -> str | None:
+        """The instance id that the SDK gave this process, so that its spans and metrics carry the same one."""
+        for provider in self.providers:
+            found = getattr(getattr(provider, "resource", None), "attributes", {}).get(names.INSTANCE_ID)
+            is_the_parents = self._was_forked and found == self._resource.attributes.get(names.INSTANCE_ID)
+            if found is not None and not is_the_parents:
+                return str(found)
+        return None
 
     def owns_traces(self) -> bool:
         """Whether the global TracerProvider is ours."""
@@ -318,13 +332,13 @@ class Pipeline:
         deadline = time.monotonic() + timeout_s
         waits = self.flush()
         self._is_shut = True
-        succeeded = all([wait(deadline) for wait in waits])
+        succeeded = _all(waits, deadline)
         running.close()
         return succeeded
 
     def _at_exit(self) -> None:
         if not self.shutdown(DEFAULT_TIMEOUT_S):
-            logger.warning("the last telemetry of this process was not taken by its collector within 5 s")
+            logger().warning("the last telemetry of this process was not taken by its collector within 5 s")
 
     # -- forks
 
@@ -344,6 +358,7 @@ class Pipeline:
     def _leave_parent(self) -> None:
         """This is another process now: what was counted until here is the parent's."""
         self._home = os.getpid()
+        self._was_forked = True
         self._running = None
         self._is_shut = False
         if self._reader is not None:
@@ -351,8 +366,8 @@ class Pipeline:
 
             try:
                 forget(self._meters, self._reader)
-            except Exception:
-                logger.exception("metrics of other instrumentations may count requests of before the fork again")
+            except Exception:  # noqa: BLE001 - private parts of the SDK
+                logger().exception("metrics of other instrumentations may count requests of before the fork again")
 
 
 class _Running:
@@ -397,12 +412,20 @@ class _Running:
             pump.close()
 
 
+def _all(waits: Sequence[Callable[[float], bool]], deadline: float) -> bool:
+    """Whether all succeed; one that failed does not keep us from waiting for the next."""
+    succeeded = True
+    for wait in waits:
+        succeeded = wait(deadline) and succeeded
+    return succeeded
+
+
 def _waiting(pump: Pump) -> Callable[[float], bool]:
     ticket = pump.ask()
     return lambda deadline: pump.wait(ticket, deadline)
 
 
-def _of_this_process(resource: Resource) -> Resource:
+def _of_this_process(resource: Resource, instance_id: str | None) -> Resource:
     """
     *resource* with what tells the workers of a server apart.
 
@@ -413,7 +436,7 @@ def _of_this_process(resource: Resource) -> Resource:
 
     own: Mapping[str, str | int] = {names.PROCESS_ID: os.getpid()}
     if names.INSTANCE_ID not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        own = {**own, names.INSTANCE_ID: str(uuid.uuid4())}
+        own = {**own, names.INSTANCE_ID: instance_id or str(uuid.uuid4())}
     return resource.merge(Resource(own))
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 class SpanStamp(SpanProcessor):
     """
-    Puts ``canary.version`` and ``canary.rollout`` on every span of a request, and feeds database spans to our histogram.
+    Puts ``canary.version`` and ``canary.rollout`` on every span of a request; counts its database spans.
 
     A server span that somebody else opens below us gets what ours would have. Spans of a bare ``Thread`` are not
     stamped: start it with ``contextvars.copy_context().run``.

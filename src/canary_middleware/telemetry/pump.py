@@ -97,8 +97,8 @@ class Pump:
     def _guarded(self, step: Callable[[], object]) -> object:
         try:
             return step()
-        except Exception:
-            logger.exception("%s could not hand telemetry over; it goes on trying", self._name)
+        except Exception:  # noqa: BLE001 - exporters raise what their transports raise
+            logger().exception("%s could not hand telemetry over; it goes on trying", self._name)
             return False
 
 
@@ -138,7 +138,7 @@ class Batch:
     def _warn(self) -> None:
         if not self._has_warned:
             self._has_warned = True
-            logger.warning(
+            logger().warning(
                 "%s holds %d items that the collector has not taken; new ones are dropped", self._name, self._capacity
             )
 

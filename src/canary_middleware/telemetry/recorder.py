@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from time import time_ns
 from traceback import format_exception
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from opentelemetry import _logs, metrics, propagate, trace
 from opentelemetry import context as otel_context
@@ -25,6 +25,8 @@ from .providers import configured, package_version
 from .request import Track, assigned, stamp
 
 if TYPE_CHECKING:
+    from contextvars import Token
+
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span, Tracer
 
@@ -201,7 +203,7 @@ class RequestRecorder(MetricsRecorder):
 
     def detach(self, exchange: Exchange, token: object) -> None:
         if token is not None:
-            otel_context.detach(token)  # type: ignore[arg-type] - a Token, from attach
+            otel_context.detach(cast("Token[Context]", token))
 
     def fallback(self, exchange: Exchange) -> None:
         track, failure = exchange.span, exchange.failure

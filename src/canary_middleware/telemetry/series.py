@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Union
 
 from ..counts import BOUNDS_S, OTEL_BOUNDS_S, Counts
 from ..counts import OVERFLOW as OVERFLOW_METHOD
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..counts import Cell, Series
 
     Attributes = Mapping[str, str | int | bool]
-    Value = float | "Distribution"
+    Value = Union[float, "Distribution"]  # noqa: UP007 - a forward reference, evaluated
     # A database operation: rollout, version, system, operation, error.type.
     DbKey = tuple[str, str, str, str, str | None]
     CacheKey = tuple[str, str, str]
@@ -186,7 +186,7 @@ class Admission:
             return self._sets.setdefault(key, attributes)
         if not self._has_warned:
             self._has_warned = True
-            logger.warning(
+            logger().warning(
                 "%s has reached %d attribute sets in this process; further ones are reported together as "
                 "otel.metric.overflow. Look for a route that is not a template, or an error class made per request.",
                 self._instrument,
@@ -197,13 +197,13 @@ class Admission:
 
 def duration_key(series: Series) -> Hashable:
     """What tells two streams of the duration histogram apart: everything but the reason."""
-    variant, method, status, error, route, _ = series
+    variant, method, status, route, error, _ = series
     return (variant.rollout, variant.version, _label(method), status, error, route)
 
 
 def duration_attributes(series: Series) -> Attributes:
     """The labels of one stream of the duration histogram."""
-    variant, method, status, error, route, _ = series
+    variant, method, status, route, error, _ = series
     if method == OVERFLOW_METHOD:
         return OVERFLOW_SET
     found: dict[str, str | int] = {

@@ -49,10 +49,12 @@ class Settings:
 
     Attributes:
         protocols: the signals to export; empty where nothing asks for telemetry.
+        uncompressed: the signals whose compression is ``none`` in so many words.
         interval_s: seconds between two exports of metrics.
     """
 
     protocols: Mapping[Signal, Protocol]
+    uncompressed: frozenset[Signal]
     temporality: Temporality
     interval_s: float
     spans: Queue
@@ -71,6 +73,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         _check_sampler(environ)
     return Settings(
         protocols=protocols,
+        uncompressed=frozenset(signal for signal in protocols if _compression(environ, signal) == "none"),
         temporality=_one_of(environ, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative", _TEMPORALITIES),
         interval_s=_milliseconds(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1000,
         spans=_queue(environ, "OTEL_BSP", 5000),
@@ -113,12 +116,18 @@ def _protocol(environ: Mapping[str, str], signal: Signal) -> Protocol:
     return _one_of(environ, name, "http/protobuf", _PROTOCOLS)
 
 
+def _compression(environ: Mapping[str, str], signal: Signal) -> str:
+    specific = f"OTEL_EXPORTER_OTLP_{signal.upper()}_COMPRESSION"
+    name = specific if environ.get(specific, "").strip() else "OTEL_EXPORTER_OTLP_COMPRESSION"
+    return _one_of(environ, name, "", ("none", "gzip", "deflate", ""))
+
+
 def _one_of(environ: Mapping[str, str], name: str, default: T, allowed: tuple[T, ...]) -> T:
     given = environ.get(name, "").strip().lower() or default
     for value in allowed:
         if value == given:
             return value
-    raise ConfigError(f"{name} is {environ[name]!r}: must be one of {', '.join(allowed)}")
+    raise ConfigError(f"{name} is {environ[name]!r}: must be one of {', '.join(filter(None, allowed))}")
 
 
 def _check_sampler(environ: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ The ledger as the SDK's metric data, cumulative or delta, for the exporter of ou
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
-    from .series import Instrument, Ledger, Points
+    from .ledger import Ledger
+    from .series import Instrument, Points
     from .settings import Temporality
 
 # https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/: "lowmemory" leaves what is observed as it is.
@@ -96,7 +97,7 @@ class Wire:
             data = Histogram([_distribution(instrument, point, start, now) for point in points.values()], temporality)
         else:
             numbers = [
-                NumberDataPoint(dict(attributes), start, now, value)  # type: ignore[arg-type] - numbers, see Instrument
+                NumberDataPoint(dict(attributes), start, now, cast("float", value))
                 for attributes, value in points.values()
             ]
             data = (
@@ -117,11 +118,11 @@ def _since(before: Points, now: Points) -> Points:
             continue
         then = known[1]
         if isinstance(value, Distribution):
-            fresh: Any = value.minus(then)  # type: ignore[arg-type] - an instrument has values of one kind
+            fresh = value.minus(cast("Distribution", then))
             if fresh.count:
                 found[key] = (attributes, fresh)
         elif value != then:
-            found[key] = (attributes, value - then)  # type: ignore[operator]
+            found[key] = (attributes, value - cast("float", then))
     return found
 
 
