@@ -69,7 +69,10 @@ def of_fallback(service: Service, answers: Sequence[Answer]) -> list[Check]:
 
 def _telemetry(service: Service, answers: Sequence[Answer]) -> list[Check]:
     seen = dict(Counter(answer.version for answer in answers))
-    measured = {version: figures.line(service.otlp, version).requests for version in seen}
+    lines = {version: figures.line(service.otlp, version) for version in seen}
+    measured = {version: line.requests for version, line in lines.items()}
+    errors = sum(line.errors for line in lines.values())
+    failed = sum(answer.status >= 500 for answer in answers)
     spans = dict(figures.versions(figures.server_spans(service.otlp)))
     return [
         Check(
@@ -77,7 +80,8 @@ def _telemetry(service: Service, answers: Sequence[Answer]) -> list[Check]:
             "The metrics hold each request under its version",
             f"{_tally(measured)}; the users saw {_tally(seen)}",
         ),
-        Check(spans == seen, "So do the spans", f"{_tally(spans)}; the users saw {_tally(seen)}"),
+        Check(errors == failed, "And no failure that nobody saw", f"{errors:,} errors; the users saw {failed:,}"),
+        Check(spans == seen, "The spans carry it too", f"{_tally(spans)}; the users saw {_tally(seen)}"),
     ]
 
 
