@@ -388,7 +388,10 @@ class _Http(_Request):
         if kind == "http.response.body":
             if not message.get("more_body"):
                 if not self.is_odd:
-                    self.finish()
+                    # Exchange.finish, without the call.
+                    if not self.has_ended:
+                        self.has_ended = True
+                        self.door.end(self)
                 elif not self.wants_trailers:
                     self.end()
         elif (kind == "http.response.trailers" and not message.get("more_trailers", False)) or (

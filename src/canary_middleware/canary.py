@@ -277,8 +277,10 @@ class Canary:
 
     def _end(self, exchange: Exchange) -> None:
         try:
-            answered_at = exchange.answered_at if exchange.is_odd else None
-            elapsed = (self.clock() if answered_at is None else answered_at) - exchange.started
+            if exchange.is_odd and exchange.answered_at is not None:
+                elapsed = exchange.answered_at - exchange.started
+            else:
+                elapsed = self.clock() - exchange.started
             # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
             exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
             self.counts.end(exchange)

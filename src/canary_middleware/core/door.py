@@ -10,7 +10,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from .headers import end_of_life, extra
-from .identity import MAX_IDENTITY_BYTES, Anonymous, is_usable
+from .identity import MAX_IDENTITY_BYTES, Anonymous, Header, is_usable
 from .override import Rejected
 from .ports import BodyNotRead
 from .rollout import Assignment
@@ -64,6 +64,8 @@ class Door:
 
     __slots__ = (
         "is_settled",
+        "_assign",
+        "_header",
         "_mint",
         "_now",
         "_reads",
@@ -108,12 +110,18 @@ class Door:
         self.end = end
         self.always: Assignment | None = None
         self.is_settled = override is not None or router.fixed is not None
+        # Most services: a header first, and nothing but the hash to decide. One look instead of a loop over sources.
+        is_plain = router.is_by_hash_only and not self.is_settled and bool(sources)
+        first = sources[0] if is_plain else None
+        self._header = first.name if isinstance(first, Header) else None
+        self._assign = router.assign
 
     def forced(self, version: str) -> Door:
         """The same door, with one answer for everybody."""
         door = copy(self)
         door.always = Assignment(self.router.variant(version, "forced"), self.router.revision)
         door.is_settled = True
+        door._header = None  # noqa: SLF001 - a copy of ourselves
         return door
 
     @property
@@ -127,6 +135,10 @@ class Door:
 
         Raises BodyNotRead where the identity is in a body that the front door has yet to read.
         """
+        if self._header is not None:
+            identity = head.header(self._header)
+            if identity and len(identity) <= _SHORT:
+                return self._assign(identity)
         router = self.router
         if self.is_settled:
             settled = self._settled(head)

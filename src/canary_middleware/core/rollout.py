@@ -194,7 +194,7 @@ class Router:
     """
 
     __slots__ = (
-        "_by_hash_only",
+        "is_by_hash_only",
         "_canary",
         "_limit",
         "_no_identity",
@@ -243,7 +243,7 @@ class Router:
             for segment in plan.segments
         )
 
-        self._by_hash_only = self.fixed is None and rollout.stable_enabled and not self._users and not self._rules
+        self.is_by_hash_only = self.fixed is None and rollout.stable_enabled and not self._users and not self._rules
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -315,7 +315,7 @@ class Router:
             head: the request, for segment rules on headers; None outside a request.
             attributes: values for segment rules, where there is no request to read them from.
         """
-        if self._by_hash_only and identity is not None:
+        if self.is_by_hash_only and identity is not None:
             try:
                 # Draw.point, without the call: this line runs for every request.
                 data = identity.encode()
