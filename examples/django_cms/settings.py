@@ -17,7 +17,6 @@ USE_TZ = True
 # The canary: first, so that it sees what the other middlewares answer.
 MIDDLEWARE = [
     "canary_middleware.django.CanaryMiddleware",
-    "examples.django_cms.queries.QueryMiddleware",
     "django.middleware.common.CommonMiddleware",
 ]
 CANARY = "examples.django_cms.rollout.canary"

@@ -309,6 +309,13 @@ class Canary:
             except Exception as error:  # noqa: BLE001
                 self.troubles.report("telemetry", error, "that request's telemetry is incomplete")
 
+    def record_db(self, seconds: float, system: str, operation: str, error_type: str | None = None) -> None:
+        """One database operation of the request in hand; see ``telemetry.record_db``. Nothing without telemetry."""
+        if self._recorder is not None:
+            from . import telemetry
+
+            telemetry.record_db(seconds, system, operation, error_type)
+
     @property
     def recorder(self) -> Recorder | None:
         """Where spans go, or None without telemetry."""

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
+from django.db.backends.signals import connection_created
 from django.http import HttpResponse
 from django.urls import URLResolver
 from django.urls.resolvers import RegexPattern
@@ -121,6 +122,8 @@ class CanaryMiddleware:
         self._rolls_back = any(options.get("ATOMIC_REQUESTS") for options in connections.settings.values())
         self._guarded: dict[Any, Any] = {}
         sources = [source for plan in self.canary.plan.rollouts for source in plan.key]
+        if getattr(settings, "CANARY_DATABASE", True):
+            _time_queries(self.canary)
         # Sessions and users may be read from the database, which an event loop must not wait for.
         self._may_block = any(isinstance(source, (Session, User)) for source in sources)
 
@@ -430,6 +433,59 @@ def _rolled_back(view: Callable[..., Any]) -> Callable[..., Any]:
         return response
 
     return guarded
+
+
+# -- queries -----------------------------------------------------------------------------------------------------
+
+# db.system.name and db.operation.name of OpenTelemetry's semantic conventions; any other verb would be a label of its own.
+_SYSTEMS = {"oracle": "oracle.db", "microsoft": "microsoft.sql_server"}
+_OPERATIONS = frozenset(
+    ("SELECT", "INSERT", "UPDATE", "DELETE", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "CREATE", "ALTER")
+    + ("DROP", "WITH", "MERGE", "CALL", "COPY", "SET", "PRAGMA", "EXPLAIN", "TRUNCATE")
+)
+
+
+class _QueryTimer:
+    """Tells the telemetry of every query, under the version that asks it."""
+
+    def __init__(self, canary: Canary) -> None:
+        self._canary = canary
+
+    def __call__(
+        self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
+    ) -> Any:  # Any: Django's own, passed through
+        canary = self._canary
+        if canary.recorder is None:
+            return execute(sql, params, many, context)
+        started = canary.clock()
+        error_type = None
+        try:
+            return execute(sql, params, many, context)
+        except Exception as error:
+            error_type = type(error).__qualname__
+            raise
+        finally:
+            verb = sql.lstrip("( ").partition(" ")[0].upper()
+            vendor = context["connection"].vendor
+            canary.record_db(
+                canary.clock() - started,
+                _SYSTEMS.get(vendor, vendor),
+                verb if verb in _OPERATIONS else "OTHER",
+                error_type,
+            )
+
+    def install(self, connection: Any, **_: Any) -> None:
+        """Once per connection, for as long as it lives: nothing is done per request."""
+        wrappers = connection.execute_wrappers
+        wrappers[:] = [wrapper for wrapper in wrappers if not isinstance(wrapper, _QueryTimer)]
+        wrappers.append(self)
+
+
+def _time_queries(canary: Canary) -> None:
+    timer = _QueryTimer(canary)
+    connection_created.connect(timer.install, weak=False, dispatch_uid="canary_middleware")
+    for connection in connections.all(initialized_only=True):
+        timer.install(connection)
 
 
 # -- system checks ---------------------------------------------------------------------------------------------
