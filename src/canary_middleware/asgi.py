@@ -233,7 +233,7 @@ class CanaryMiddleware:
 
             await with_farewell(self.app, scope, receive, send, self.canary.close)
         else:
-            await self.app(scope, receive, send)
+            await self._uncovered(scope, receive, send)
 
     async def run(self, talk: _Http | _Websocket) -> None:
         """The app, with its Exchange visible, our span current and its end noticed."""
@@ -395,7 +395,9 @@ class _Http(_Request):
                 elif not self.wants_trailers:
                     self.end()
         elif (kind == "http.response.trailers" and not message.get("more_trailers", False)) or (
-            kind == "http.response.pathsend" and not self.wants_trailers
+            kind in ("http.response.pathsend", "http.response.zerocopysend")
+            and not message.get("more_body")
+            and not self.wants_trailers
         ):
             self.end()
 
@@ -406,7 +408,7 @@ class _Http(_Request):
             self.note_route()
         if message.get("trailers"):
             self.wants_trailers = True
-        headers = message.get("headers", ())
+        headers = [*message.get("headers", ())]  # any iterable, maybe one that can be read only once
         extra = self.door.extras[self.assignment[0].version]
         if not self.is_odd and not extra.wants_private:
             return {**message, "headers": [*headers, *extra.raw]}
@@ -449,8 +451,8 @@ class _Guard:
 
     def __init__(self, talk: _Http) -> None:
         self._talk = talk
-        self.tape = _Taped(talk.receive, talk.door.router.plan.body_cap)
-        self.receive = self.tape.receive
+        self.tape = _Taped(talk.receive_again(), talk.door.router.plan.body_cap)
+        talk.rewind(talk.scope, self.tape.receive)
         self.failure: Failure | None = None
         self._is_committed = False
         self._held: Message | None = None
@@ -466,6 +468,12 @@ class _Guard:
             return True
         return False
 
+    async def receive(self) -> Message:
+        if self.failure is not None:
+            # Nobody will get its answer any more, and the rest of the body is stable's to read.
+            return {"type": "http.disconnect"}
+        return await self._talk.receive()
+
     async def send(self, message: Message) -> None:
         if self.failure is not None:
             return
@@ -477,8 +485,9 @@ class _Guard:
                 self._talk.note_route()
                 self.failure = Failure(status, str(status))
                 return
-            self._held = message
-            if _is_event_stream(message):
+            # A copy: the app may use its message again before we pass it on.
+            self._held = {**message, "headers": [*message.get("headers", ())]}
+            if _is_event_stream(self._held):
                 await self._commit()  # its client waits for the headers, maybe for minutes before the first event
         else:
             await self._commit()
@@ -570,8 +579,15 @@ class _Websocket(_Http):
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
-            self.finish()
+            self._left()
         return message
+
+    def _left(self) -> None:
+        """The client has gone: how most websockets end, and before the handshake is answered no outcome at all."""
+        if self.status:
+            self.finish()
+        else:
+            self.aborted()
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -589,7 +605,11 @@ class _Websocket(_Http):
                 self.note_route()
             elif message.get("code") == 1011:
                 self.error_type = "1011"  # RFC 6455 §7.4.1: an unexpected condition in the server
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:  # the client has gone (ASGI 2.4)
+            self._left()
+            raise
         if kind == "websocket.close" or (
             kind == "websocket.http.response.body" and not message.get("more_body", False)
         ):

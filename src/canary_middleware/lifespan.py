@@ -22,26 +22,35 @@ async def with_farewell(app: App, scope: Scope, receive: Receive, send: Send, fa
     An app that raises before it asks for its first message has no lifespan; it gets a silent one, because servers such
     as uvicorn end by SIGTERM without running ``atexit``, and the last interval's telemetry would be lost.
     """
-    has_asked = False
+    has_spoken = False
+    has_parted = False
 
     async def asked() -> Message:
-        nonlocal has_asked
-        has_asked = True
+        nonlocal has_spoken
+        has_spoken = True
         return await receive()
 
     async def sent(message: Message) -> None:
+        nonlocal has_spoken
+        has_spoken = True
         if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-            await _in_thread(farewell)
+            await part()
         await send(message)
+
+    async def part() -> None:
+        nonlocal has_parted
+        if not has_parted:
+            has_parted = True
+            await _in_thread(farewell)
 
     try:
         await app(scope, asked, sent)
-        if has_asked:
-            return
     except Exception:
-        if has_asked:
+        if has_spoken:
+            await part()  # a lifespan that breaks must not take the last interval with it
             raise
-    await _silent(receive, sent)
+    if not has_spoken:
+        await _silent(receive, sent)
 
 
 async def _silent(receive: Receive, send: Send) -> None:
