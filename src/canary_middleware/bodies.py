@@ -8,7 +8,7 @@ import io
 from typing import IO, TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SPOOL_BYTES: Final = 64 * 1024
 """What a body may take of memory; the rest goes to a temporary file."""
@@ -88,8 +88,39 @@ class _Input:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
 
+    # Beyond PEP 3333, but io.TextIOWrapper and io.BufferedReader ask for them, and servers' files have them.
+
+    def read1(self, size: int = -1, /) -> bytes:
+        raise NotImplementedError  # pragma: no cover
+
+    def readinto(self, buffer: Any, /) -> int:  # Any: a writable buffer
+        return _put(buffer, self.read)
+
+    def readinto1(self, buffer: Any, /) -> int:
+        return _put(buffer, self.read1)
+
+    def _source_read1(self, size: int) -> bytes:
+        data: bytes = getattr(self._source, "read1", self._source.read)(size)
+        return data
+
+    def seekable(self) -> bool:
+        return False
+
     def __getattr__(self, name: str) -> Any:
+        if name in _POSITIONED:
+            raise AttributeError(name)
         return getattr(self._source, name)
+
+
+def _put(buffer: Any, read: Callable[[int], bytes]) -> int:
+    view = memoryview(buffer).cast("B")
+    data = read(len(view))
+    view[: len(data)] = data
+    return len(data)
+
+
+# They would go around what was read already.
+_POSITIONED: Final = frozenset({"peek", "seek", "tell", "getvalue", "getbuffer"})
 
 
 def _is_all(size: int | None) -> bool:
@@ -106,6 +137,11 @@ class Recording(_Input):
 
     def read(self, size: int = -1, /) -> bytes:
         data: bytes = self._source.read() if _is_all(size) else self._source.read(size)
+        self._tape.record(data)
+        return data
+
+    def read1(self, size: int = -1, /) -> bytes:
+        data = self._source_read1(size)
         self._tape.record(data)
         return data
 
@@ -134,6 +170,14 @@ class Replay(_Input):
             return data
         self._head = None
         return data + self._source.read(size - len(data))  # type: ignore[no-any-return]
+
+    def read1(self, size: int = -1, /) -> bytes:
+        if self._head is not None:
+            data = self._head.read(size)
+            if data or size == 0:
+                return data
+            self._head = None
+        return self._source_read1(size)
 
     def readline(self, size: int = -1, /) -> bytes:
         limit = -1 if _is_all(size) else size

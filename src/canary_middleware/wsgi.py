@@ -7,7 +7,7 @@ The front door of bare WSGI apps (PEP 3333), and of every framework that is one.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .bodies import Recording, Replay, Tape
 from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
@@ -174,15 +174,21 @@ class _Body:
         except StopIteration:
             self.is_exhausted = True
             if type(exchange) is Exchange:
-                exchange.finish()
+                if exchange.status:
+                    exchange.finish()
+                else:
+                    _unstarted(exchange)
             raise
         except BaseException as error:
             if type(exchange) is Exchange:
-                exchange.raised(error)
+                self._failed(exchange, error)
             raise
         finally:
             _detach(self.recorder, exchange, scope)
             active.reset(token)
+
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        exchange.raised(error)
 
     def close(self) -> None:
         """Called by the server when the answer is over, also when the client left."""
@@ -196,10 +202,46 @@ class _Body:
             if type(exchange) is Exchange:
                 if self.is_exhausted:
                     exchange.finish()
+                elif not exchange.status and self._next is not None:
+                    _unstarted(exchange)
                 else:
                     exchange.aborted()
             _detach(self.recorder, exchange, scope)
             active.reset(token)
+
+
+class _SizedBody(_Body):
+    """A body that says how many chunks it has: servers make a Content-Length of a single one."""
+
+    __slots__ = ("_size",)
+
+    def __init__(self, body: Iterable[bytes], exchange: Exchange | Uncovered, recorder: Recorder | None) -> None:
+        super().__init__(body, exchange, recorder)
+        self._size: Callable[[], int] = body.__len__  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return self._size()
+
+
+class _StartedBody(_Body):
+    """The rest of a canary's answer whose first byte is out: what fails now, stable cannot mend."""
+
+    __slots__ = ()
+
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        if isinstance(error, Exception) and not exchange.has_ended:
+            exchange.missed = "started"
+        exchange.raised(error)
+
+
+def _unstarted(exchange: Exchange) -> None:
+    """The app never called start_response, for which servers answer 500."""
+    exchange.status = 500
+    exchange.error_type = _UNSTARTED
+    exchange.finish()
+
+
+_UNSTARTED: Final = "AssertionError"  # what wsgiref raises then
 
 
 def _attach(recorder: Recorder | None, exchange: Exchange | Uncovered) -> object:
@@ -285,7 +327,7 @@ class CanaryMiddleware:
             body = self.app(environ, start_response)
         finally:
             active.reset(token)
-        return body if type(body) in _WHOLE or _is_file(body, environ) else _Body(body, exchange, None)
+        return body if type(body) in _WHOLE or _is_file(body, environ) else _bodied(body, exchange, None)
 
     def _gone(self, environ: Environ, start_response: StartResponse, exchange: Exchange) -> Iterable[bytes]:
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(GONE_BODY)))]
@@ -302,11 +344,18 @@ def watched(body: Iterable[bytes], environ: Environ, exchange: Exchange, recorde
     """*body*, such that the exchange ends with it, and such that the server can still treat it as what it is."""
     if type(body) in _WHOLE:
         # Its last byte is made already. Servers look at its len(), so it must stay what it is.
-        exchange.finish()
+        if exchange.status:
+            exchange.finish()
+        else:
+            _unstarted(exchange)
         return body
     if _is_file(body, environ):
         return cast("Iterable[bytes]", _watched_file(body, exchange))
-    return _Body(body, exchange, recorder)
+    return _bodied(body, exchange, recorder)
+
+
+def _bodied(body: Iterable[bytes], exchange: Exchange | Uncovered, recorder: Recorder | None) -> _Body:
+    return (_SizedBody if hasattr(type(body), "__len__") else _Body)(body, exchange, recorder)
 
 
 def _is_file(body: Iterable[bytes], environ: Environ) -> bool:
@@ -322,10 +371,12 @@ def _watched_file(body: Any, exchange: Exchange) -> Any:  # Any: the server's ow
     close = getattr(body, "close", None)
 
     def closed() -> None:
+        token = active.set(exchange)
         try:
             if close is not None:
                 close()
         finally:
+            active.reset(token)
             exchange.finish()
 
     try:
@@ -340,7 +391,8 @@ def _starter(exchange: Exchange, start_response: StartResponse) -> StartResponse
 
     def started(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
         exchange.status = int(status[:3])
-        headers = [*headers, *response_headers(exchange, headers)]
+        headers = [*headers]  # any iterable, maybe one that can be read only once
+        headers += response_headers(exchange, headers)
         if exc_info is None:
             return start_response(status, headers)
         return start_response(status, headers, exc_info)
@@ -370,7 +422,6 @@ class _Guarded:
     """
 
     __slots__ = (
-        "_body",
         "_environ",
         "_fresh",
         "_is_committed",
@@ -379,6 +430,7 @@ class _Guarded:
         "_server_write",
         "_start",
         "_tape",
+        "_written",
         "exchange",
     )
 
@@ -397,8 +449,8 @@ class _Guarded:
             self._environ["wsgi.input"] = Recording(environ["wsgi.input"], self._tape)
         # The held call of start_response: its arguments, until it is passed on or dropped.
         self._start: tuple[Any, ...] | None = None
+        self._written: list[bytes] = []
         self._is_committed = False
-        self._body: Iterable[bytes] | None = None
 
     def run(self) -> Iterable[bytes]:
         """The canary's answer, or stable's."""
@@ -425,9 +477,11 @@ class _Guarded:
         if self._is_failing() and not self._cannot_fall_back():
             _close(body)
             return self._by_stable(Failure(exchange.status, exchange.error_type or str(exchange.status)))
-        if self._is_committed or (self._start is not None and (type(body) in _WHOLE or _is_file(body, environ))):
+        if self._start is not None and (type(body) in _WHOLE or _is_file(body, environ)):
             self._commit()
             return watched(body, environ, exchange, recorder)
+        if self._is_committed:
+            return _StartedBody(body, exchange, recorder)
         return _GuardedBody(self, body, recorder)
 
     def _held(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
@@ -437,12 +491,15 @@ class _Guarded:
         if self._start is not None and exc_info is None:
             raise AssertionError("start_response called a second time without exc_info")
         self.exchange.status = int(status[:3])
-        self._start = (status, headers)
+        # A copy: the app may use its list again before we pass it on.
+        self._start = (status, [*headers])
         return self._write
 
     def _write(self, data: bytes) -> object:
         """The write() callable: a first byte, unless the answer is about to be dropped."""
         if self._is_failing() and not self._cannot_fall_back():
+            # Kept, for the case that the app goes on to read a body that is too long to be replayed.
+            self._written.append(data)
             return None
         return self._commit()(data)  # type: ignore[misc]
 
@@ -466,6 +523,8 @@ class _Guarded:
         if not self._is_committed:
             self._is_committed = True
             self._server_write = _starter(self.exchange, self._server_start)(*self._start)
+            for data in self._written:
+                self._server_write(data)
         return self._server_write
 
     def _by_stable(self, failure: Failure) -> Iterable[bytes]:
@@ -477,34 +536,40 @@ class _Guarded:
             environ["wsgi.input"] = Replay(self._tape.rewound(), environ["wsgi.input"])
         return self._middleware.run(environ, _starter(exchange, self._server_start), exchange)
 
-    def first(self, pull: Callable[[], bytes], body: Iterable[bytes]) -> tuple[bytes | None, Iterable[bytes] | None]:
-        """
-        The canary's first chunk with content, or what stable answers instead.
-
-        Returns:
-            (chunk, None); (None, None) where the canary's body ended without one; (None, stable's body).
-        """
+    def first(self, body: _GuardedBody) -> bytes | None:
+        """The canary's first chunk with content; None where its body ended without one, or stable answers instead."""
         exchange = self.exchange
         try:
-            chunk = pull()
-            while not chunk and not self._is_committed:
-                chunk = pull()
+            chunk = body.pull()
+            while not chunk and not self._is_committed and not self._is_event_stream():
+                chunk = body.pull()
         except StopIteration:
             chunk = None
         except Exception as error:
             if self._cannot_fall_back():
                 self._commit()
                 raise
-            _close(body)
-            return None, self._by_stable(Failure(500, type(error).__qualname__, error))
+            body.serve(self._by_stable, Failure(500, type(error).__qualname__, error))
+            return None
+        if self._start is None and not self._cannot_fall_back():
+            body.serve(self._by_stable, Failure(500, _UNSTARTED))
+            return None
         if self._is_failing() and not self._cannot_fall_back():
-            _close(body)
-            return None, self._by_stable(Failure(exchange.status, exchange.error_type or str(exchange.status)))
+            failure = Failure(exchange.status, exchange.error_type or str(exchange.status))
+            body.serve(self._by_stable, failure)
+            return None
         self._commit()
-        return chunk, None
+        return chunk
+
+    def _is_event_stream(self) -> bool:
+        """Whether an empty chunk is meant to send the headers: an event stream's client waits for them."""
+        return self._start is not None and any(
+            name.lower() == "content-type" and value.lower().startswith("text/event-stream")
+            for name, value in self._start[1]
+        )
 
 
-class _GuardedBody(_Body):
+class _GuardedBody(_StartedBody):
     """A canary's body that may turn out to be stable's: decided when the server asks for the first chunk."""
 
     __slots__ = ("_guard", "_stable")
@@ -522,22 +587,33 @@ class _GuardedBody(_Body):
             return super().__next__()
         return self._first(guard)
 
+    def pull(self) -> bytes:
+        """The canary's next chunk."""
+        if self._next is None:
+            self._next = iter(self._iterator).__next__
+        return self._next()
+
+    def serve(self, by_stable: Callable[[Failure], Iterable[bytes]], failure: Failure) -> None:
+        """Drop the canary's answer, and be what *by_stable* answers."""
+        dropped, self._close = self._iterator, None
+        _close(dropped)
+        stable = by_stable(failure)
+        self._close = getattr(stable, "close", None)
+        self._stable = iter(stable)
+
     def _first(self, guard: _Guarded) -> bytes:
         exchange = guard.exchange
         token = active.set(exchange)
         scope = _attach(self.recorder, exchange)
         try:
-            self._next = iter(self._iterator).__next__
-            chunk, stable = guard.first(self._next, self._iterator)
+            chunk = guard.first(self)
         except BaseException as error:
             exchange.raised(error)
             raise
         finally:
             _detach(self.recorder, exchange, scope)
             active.reset(token)
-        if stable is not None:
-            self._close = getattr(stable, "close", None)
-            self._stable = iter(stable)
+        if self._stable is not None:
             return next(self._stable)
         if chunk is None:
             self.is_exhausted = True
