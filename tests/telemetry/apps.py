@@ -69,4 +69,5 @@ async def _warm_up(times: int) -> None:
         await asgi({**scope, "http_version": "1.1", "scheme": "http", "client": None, "server": None}, _empty, _nowhere)
 
 
-asyncio.run(_warm_up(int(os.environ.get("WARM_UP", "0"))))
+if os.environ.get("WARM_UP"):
+    asyncio.run(_warm_up(int(os.environ["WARM_UP"])))

@@ -84,10 +84,11 @@ def test_every_request_arrives_once_when_the_server_is_stopped(kind: str, otlp: 
     assert_exact(otlp, expected)
 
 
+# gunicorn's master reports its own requests; uWSGI's starts nothing that a fork in C could break.
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
-@pytest.mark.parametrize("kind", ["gunicorn --preload", "uwsgi"])
+@pytest.mark.parametrize(("kind", "early"), [("gunicorn --preload", 10), ("uwsgi", 0)])
 def test_what_the_master_counted_before_the_fork_is_not_reported_by_its_workers(
-    kind: str, temporality: Any
+    kind: str, early: int, temporality: Any
 ) -> None:
     with OtlpReceiver() as otlp:
         env = otlp.env(interval_ms=50, temporality=temporality) | {"WARM_UP": "10"}
@@ -96,9 +97,9 @@ def test_what_the_master_counted_before_the_fork_is_not_reported_by_its_workers(
             ask(server, REQUESTS)
             server.stop()
 
-        assert otlp.histogram_count(names.REQUEST_DURATION) == REQUESTS + 10
-        assert otlp.counter_total("shop.served") == REQUESTS + 10
-        assert otlp.histogram_count(names.REQUEST_DURATION, **{names.HTTP_ROUTE: "/cart/{item}"}) == REQUESTS + 10
+        assert otlp.histogram_count(names.REQUEST_DURATION) == REQUESTS + early
+        assert otlp.counter_total(names.ASSIGNMENTS) == REQUESTS + early
+        assert otlp.counter_total("shop.served") == REQUESTS + early
 
 
 def test_workers_are_told_apart_by_their_resource(otlp: OtlpReceiver) -> None:

@@ -4,8 +4,9 @@ The SDK's OTLP exporters, over HTTP or gRPC. Made in the process that exports: c
 
 from __future__ import annotations
 
+import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,24 +66,50 @@ def _grpc(signal: Signal) -> Any:
     return OTLPLogExporter
 
 
+def preload(make: Callable[[], Exporter], protocol: Wire) -> None:
+    """
+    Import all that an exporter needs, here and now.
+
+    A fork in the middle of an import leaves half a module in the child, for good: the exporters over HTTP import their
+    transport when they are made. Those over gRPC import everything at once, and must not be made before a fork.
+    """
+    if protocol != "grpc":
+        make().shutdown()
+
+
 class Lazy:
-    """An exporter that is made when its thread begins, in the process that exports."""
+    """
+    An exporter that is made when its thread begins, in the process that exports.
+
+    Attributes:
+        busy: held while it is made and during its first export, when transports import and start what they need: no
+            fork should happen then.
+    """
 
     def __init__(self, make: Callable[[], Exporter]) -> None:
         self._make = make
         self._exporter: Exporter | None = None
+        self._is_warm = False
+        self.busy: Final = threading.Lock()
 
     def open(self) -> None:
         """Make the exporter."""
-        self._exporter = self._make()
+        with self.busy:
+            self._exporter = self._make()
 
     def __call__(self, items: Any, /) -> bool:
         """Export *items*; whether the collector took them. Any: spans, log records or metrics of whichever SDK."""
         if self._exporter is None:
             self.open()
         assert self._exporter is not None
+        if self._is_warm:
+            result = self._exporter.export(items)
+        else:
+            with self.busy:
+                self._is_warm = True
+                result = self._exporter.export(items)
         # The three result enums have nothing in common but the member's name.
-        return getattr(self._exporter.export(items), "name", "") == "SUCCESS"
+        return getattr(result, "name", "") == "SUCCESS"
 
     def close(self) -> None:
         """Close the connection."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
@@ -89,8 +90,9 @@ def shutdown(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
 def start() -> None:
     """This process serves: open its threads. Does nothing where ``configure_telemetry`` set nothing up."""
     if _pipeline is not None:
-        _pipeline.running()
         _pipeline.attach_handler()
+        if not _is_uwsgi_master():
+            _pipeline.running()
 
 
 def owns(provider: object) -> bool:
@@ -164,7 +166,7 @@ class Pipeline:
     def __init__(self, settings: Settings, service_name: str | None, *, wants_handler: bool) -> None:
         from opentelemetry.sdk.resources import Resource
 
-        from .exporters import exporter_type
+        from .exporters import exporter_type, preload
 
         given = {} if service_name is None or os.environ.get("OTEL_SERVICE_NAME") else {"service.name": service_name}
         self._resource = Resource.create(given)
@@ -174,6 +176,8 @@ class Pipeline:
             signal: exporter_type(signal, wire, uncompressed=signal in settings.uncompressed)
             for signal, wire in settings.protocols.items()
         }
+        for signal, make in self._exporters.items():
+            preload(make, settings.protocols[signal])
         self._wants_handler = wants_handler
         self._home = os.getpid()
         self._was_forked = False
@@ -248,7 +252,7 @@ class Pipeline:
         def put(item: object) -> None:
             running = self._running
             if running is None or running.pid != os.getpid():
-                if self._is_shut:
+                if self._is_shut or _is_uwsgi_master():
                     return
                 running = self.running()
             running.batches[signal].put(item)
@@ -316,7 +320,7 @@ class Pipeline:
 
     def flush(self) -> list[Callable[[float], bool]]:
         """Ask all threads to hand over; each of the answers waits until a deadline."""
-        if self._is_shut:
+        if self._is_shut or _is_uwsgi_master():
             return []
         try:
             pumps = list(self.running().pumps.values())
@@ -344,11 +348,13 @@ class Pipeline:
 
     def _before_fork(self) -> None:
         # A child that is born while the SDK's collection lock is held can never collect.
-        self._has_stopped = self._collecting.acquire(timeout=_FORK_WAIT_S)
+        locks = [self._collecting, *(self._running.lines if self._running is not None else ())]
+        deadline = time.monotonic() + _FORK_WAIT_S
+        self._held = [lock for lock in locks if lock.acquire(timeout=max(0.0, deadline - time.monotonic()))]
 
     def _after_fork(self) -> None:
-        if self._has_stopped:
-            self._collecting.release()
+        for lock in self._held:
+            lock.release()
 
     def _in_child(self) -> None:
         self._opening = threading.Lock()
@@ -377,12 +383,14 @@ class _Running:
         self.pid = os.getpid()
         self.pumps: dict[Signal, Pump] = {}
         self.batches: dict[Signal, Batch] = {}
+        self.lines: list[threading.Lock] = []
 
     def add_batch(self, signal: Signal, make: Callable[[], Exporter], queue: Any) -> None:
         """Export *signal* in batches; *queue* is a ``settings.Queue``."""
         from .exporters import Lazy
 
         exporter = Lazy(make)
+        self.lines.append(exporter.busy)
         batch = Batch(f"canary-{signal}", exporter, capacity=queue.capacity, size=queue.size, delay_s=queue.delay_s)
         self.batches[signal] = batch
         self.pumps[signal] = batch.pump
@@ -394,6 +402,7 @@ class _Running:
         from .exporters import Lazy
 
         exporter = Lazy(make)
+        self.lines.append(exporter.busy)
 
         def work() -> bool:
             data = wire.data(gather())
@@ -410,6 +419,17 @@ class _Running:
         """End all threads, without waiting."""
         for pump in self.pumps.values():
             pump.close()
+
+
+def _is_uwsgi_master() -> bool:
+    """
+    Whether this is uWSGI loading the app before it forks its workers.
+
+    It forks in C, without the hooks that keep our threads and locks out of a child's way; so none are started there,
+    and what an app does while it is being loaded is not reported.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")  # Any: made by the server, not importable elsewhere
+    return uwsgi is not None and uwsgi.worker_id() == 0 and uwsgi.mule_id() == 0 and not uwsgi.i_am_the_spooler()
 
 
 def _all(waits: Sequence[Callable[[float], bool]], deadline: float) -> bool:
