@@ -440,8 +440,28 @@ def _rolled_back(view: Callable[..., Any]) -> Callable[..., Any]:
 # db.system.name and db.operation.name of OpenTelemetry's conventions; any other verb would be a label of its own.
 _SYSTEMS = {"oracle": "oracle.db", "microsoft": "microsoft.sql_server"}
 _OPERATIONS = frozenset(
-    "SELECT INSERT UPDATE DELETE BEGIN COMMIT ROLLBACK SAVEPOINT RELEASE CREATE ALTER DROP WITH MERGE CALL COPY SET "
-    "PRAGMA EXPLAIN TRUNCATE".split()
+    (
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "RELEASE",
+        "CREATE",
+        "ALTER",
+        "DROP",
+        "WITH",
+        "MERGE",
+        "CALL",
+        "COPY",
+        "SET",
+        "PRAGMA",
+        "EXPLAIN",
+        "TRUNCATE",
+    )
 )
 
 
