@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from .core.exchange import Failure
     from .core.identity import Source
     from .core.plan import Plan, RolloutFields
-    from .core.ports import Recorder, RequestHead
+    from .core.ports import Recorder, RequestHead, Store
+    from .sharing import Sharing
 
 _NOTHING: Final[Mapping[str, str]] = {}
 
@@ -99,9 +100,11 @@ class Canary:
         now: Callable[[], float] = time.time,
         environ: Mapping[str, str] | None = None,
         telemetry: TelemetryOptions | None = None,
+        store: Store | str | None = None,
         **fields: Unpack[RolloutFields],
     ) -> None:
-        self._setup(parse({"schema": 1, "rollout": {name: dict(fields)}}), attributes, clock, now, environ, telemetry)
+        plan = parse({"schema": 1, "rollout": {name: dict(fields)}})
+        self._setup(plan, attributes, clock, now, environ, telemetry, store)
 
     @classmethod
     def load(
@@ -113,6 +116,7 @@ class Canary:
         now: Callable[[], float] = time.time,
         environ: Mapping[str, str] | None = None,
         telemetry: TelemetryOptions | None = None,
+        store: Store | str | None = None,
     ) -> Canary:
         """The Canary of a plan: the path of a ``.toml``, ``.json`` or ``pyproject.toml`` file, or a mapping."""
         if isinstance(source, (str, os.PathLike)):
@@ -122,7 +126,7 @@ class Canary:
         else:
             mapping = source
         canary = cls.__new__(cls)
-        canary._setup(parse(mapping), attributes, clock, now, environ, telemetry)  # noqa: SLF001 - a constructor
+        canary._setup(parse(mapping), attributes, clock, now, environ, telemetry, store)  # noqa: SLF001 - a constructor
         return canary
 
     def _setup(
@@ -133,6 +137,7 @@ class Canary:
         now: Callable[[], float],
         environ: Mapping[str, str] | None,
         telemetry: TelemetryOptions | None,
+        store: Store | str | None,
     ) -> None:
         environ = os.environ if environ is None else environ
         self.plan = plan
@@ -156,11 +161,18 @@ class Canary:
         self._sources: dict[str, tuple[Source, ...]] = {}
         self._overrides: dict[str, OverrideReader | None] = {}
         self._tokens: dict[str, str] = {}
-        self._load_plan(plan, environ)
+        self._sharing: Sharing | None = None
+        place = environ.get("CANARY_STORE") or store or plan.store
+        self._load_plan(plan, environ, is_shared=place is not None)
+        if place is not None:
+            from .sharing import Sharing
+            from .stores import open_store
+
+            self._sharing = Sharing(self, open_store(place))
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
-    def _load_plan(self, plan: Plan, environ: Mapping[str, str]) -> None:
+    def _load_plan(self, plan: Plan, environ: Mapping[str, str], *, is_shared: bool) -> None:
         from .core.environment import read_environment
 
         if not plan.rollouts:
@@ -169,6 +181,11 @@ class Canary:
         for rollout_plan in plan.rollouts:
             name = rollout_plan.name
             pin = pins[name]
+            if is_shared and rollout_plan.weight_ppm:
+                raise ConfigError(
+                    f"rollout.{name}.weight is for a Canary without a store: leave it out, and steer the rollout with "
+                    f"`canary set {name}` or the stages of its plan"
+                )
             self._sources[name] = tuple(
                 self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key
             )
@@ -179,6 +196,7 @@ class Canary:
                 pinned_ppm=pin.weight_ppm,
                 enabled=pin.enabled is not False,
                 stable_enabled=pin.stable_enabled is not False,
+                is_known=not is_shared,
             )
             self._slots[name] = _Slot(self._door(rollout))
         self._remap()
@@ -354,6 +372,8 @@ class Canary:
                 self._recorder = None
                 self.troubles.report("telemetry", error, "this process sends no telemetry of its own")
             self._pid = pid
+            if self._sharing is not None:
+                self._sharing.start()
             _running.add(self)
             # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
             self._is_started = "uwsgi" not in sys.modules
@@ -366,6 +386,8 @@ class Canary:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown."""
+        if self._sharing is not None:
+            self._sharing.stop(timeout_s / 2)
         if self._recorder is not None:
             from . import telemetry
 
@@ -463,7 +485,7 @@ class Canary:
 
     def snapshot_age_s(self) -> float:
         """Seconds since the served state was last known to be current; 0 while this process owns it."""
-        return 0.0
+        return 0.0 if self._sharing is None else self._sharing.stale_s
 
     def override(self, wanted: str, *, expires_in_s: float = 3600.0, rollout: str | None = None) -> str:
         """
@@ -483,14 +505,69 @@ class Canary:
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
-    def change(
-        self, transition: Callable[[Rollout], Rollout], *, rollout: str | None, actor: str, reason: str
-    ) -> Rollout:
-        """Apply one of ``core.transitions``; the next request sees it."""
+    @property
+    def store(self) -> Store | None:
+        """Where the rollouts live; None where they live in this process."""
+        return None if self._sharing is None else self._sharing.store
+
+    @property
+    def variants(self) -> Variants:
+        """The interning table of this process."""
+        return self._variants
+
+    def serve(self, rollout: Rollout) -> None:
+        """
+        Let the next request see *rollout*, as a store holds it.
+
+        Who is asked, the secrets and what the environment pins stay this process's own.
+        """
         with self._changing:
-            slot = self._slot(rollout)
-            changed = transition(slot.door.router.rollout)
-            slot.door = self._door(changed)
+            slot = self._slots.get(rollout.name)
+            if slot is None:
+                return
+            mine = slot.door.router.rollout
+            declared = mine.plan
+            plan = rollout.plan._replace(
+                key=declared.key, env=declared.env, json_cap=declared.json_cap, body_cap=declared.body_cap
+            )
+            changed = rollout._replace(
+                plan=plan,
+                pinned_ppm=mine.pinned_ppm,
+                enabled=mine.enabled,
+                stable_enabled=mine.stable_enabled,
+                is_known=True,
+            )
+            if changed != mine:
+                slot.door = self._door(changed)
+                if (plan.endpoints, plan.exclude) != (declared.endpoints, declared.exclude):
+                    self._remap()
+
+    def change(
+        self,
+        verb: str,
+        transition: Callable[[Rollout], Rollout],
+        *,
+        rollout: str | None = None,
+        actor: str = "app",
+        reason: str = "",
+    ) -> Rollout:
+        """
+        Apply one of ``core.transitions``; the next request sees it, and with a store every worker within a second.
+
+        Raises:
+            TransitionRefused: the rollout's phase does not allow it.
+            StaleRevision: somebody else changed it first.
+            StoreUnavailable: nothing was changed; a rollback is in force here all the same, and told later.
+        """
+        name = self._slot(rollout).door.router.plan.name
+        if self._sharing is not None:
+            return self._sharing.change(name, verb, transition, actor, reason)
+        with self._changing:
+            before = self._slots[name].door.router.rollout
+            changed = transition(before)
+            self._slots[name].door = self._door(changed)
+            if changed.plan.endpoints != before.plan.endpoints:
+                self._remap()
             return changed
 
     def set_weight(self, weight: float, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
@@ -505,66 +582,70 @@ class Canary:
 
         ppm = parse_percent(weight, "weight")
         return self.change(
-            lambda current: transitions.set_weight(current, ppm), rollout=rollout, actor=actor, reason=reason
+            "set", lambda current: transitions.set_weight(current, ppm), rollout=rollout, actor=actor, reason=reason
         )
 
     def start(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
         """Enter the first stage."""
-        return self.change(transitions.start, rollout=rollout, actor=actor, reason=reason)
+        return self.change("start", transitions.start, rollout=rollout, actor=actor, reason=reason)
 
     def advance(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
         """Enter the next stage."""
-        return self.change(transitions.advance, rollout=rollout, actor=actor, reason=reason)
+        return self.change("advance", transitions.advance, rollout=rollout, actor=actor, reason=reason)
 
     def pause(self, *, actor: str = "app", reason: str = "manual", rollout: str | None = None) -> Rollout:
         """Stop at the present weight until resumed."""
         return self.change(
-            lambda current: transitions.pause(current, reason), rollout=rollout, actor=actor, reason=reason
+            "pause", lambda current: transitions.pause(current, reason), rollout=rollout, actor=actor, reason=reason
         )
 
     def resume(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
         """Go on after a pause."""
-        return self.change(transitions.resume, rollout=rollout, actor=actor, reason=reason)
+        return self.change("resume", transitions.resume, rollout=rollout, actor=actor, reason=reason)
 
     def roll_back(self, *, actor: str = "app", reason: str = "manual", rollout: str | None = None) -> Rollout:
         """Weight 0 from the next request on, until somebody retries."""
         return self.change(
-            lambda current: transitions.roll_back(current, reason), rollout=rollout, actor=actor, reason=reason
+            "rollback",
+            lambda current: transitions.roll_back(current, reason),
+            rollout=rollout,
+            actor=actor,
+            reason=reason,
         )
 
     def retry(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
         """Begin anew after a rollback."""
-        return self.change(transitions.retry, rollout=rollout, actor=actor, reason=reason)
+        return self.change("retry", transitions.retry, rollout=rollout, actor=actor, reason=reason)
 
     def emergency(self, on: bool = True, *, actor: str = "app", reason: str = "") -> None:
         """Every rollout and override off (or, with ``on=False``, the latch lifted: all stay rolled back)."""
         transition = transitions.lock if on else transitions.unlock
         for name in self._slots:
-            self.change(transition, rollout=name, actor=actor, reason=reason)
+            self.change("emergency", transition, rollout=name, actor=actor, reason=reason)
 
     def add_endpoint(
         self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None
     ) -> Rollout:
         """Cover one more endpoint, for example ``"POST /api/v2/recommend/compare"``."""
-        return self._change_endpoints(
-            lambda current: transitions.add_endpoint(current, template), rollout, actor, reason
+        return self.change(
+            "add-endpoint",
+            lambda current: transitions.add_endpoint(current, template),
+            rollout=rollout,
+            actor=actor,
+            reason=reason,
         )
 
     def remove_endpoint(
         self, template: str, *, actor: str = "app", reason: str = "", rollout: str | None = None
     ) -> Rollout:
         """Cover an endpoint no longer: stable serves it, uncounted."""
-        return self._change_endpoints(
-            lambda current: transitions.remove_endpoint(current, template), rollout, actor, reason
+        return self.change(
+            "remove-endpoint",
+            lambda current: transitions.remove_endpoint(current, template),
+            rollout=rollout,
+            actor=actor,
+            reason=reason,
         )
-
-    def _change_endpoints(
-        self, transition: Callable[[Rollout], Rollout], rollout: str | None, actor: str, reason: str
-    ) -> Rollout:
-        with self._changing:
-            changed = self.change(transition, rollout=rollout, actor=actor, reason=reason)
-            self._remap()
-            return changed
 
     # -- for tests -------------------------------------------------------------------------------------------------
 

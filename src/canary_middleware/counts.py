@@ -11,13 +11,13 @@ import os
 import threading
 from bisect import bisect_left
 from math import exp, log
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from .core.exchange import Exchange
-    from .core.rollout import Variant
+    from .core.rollout import Variant, Variants
 
 OTEL_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bucket bounds of ``http.server.request.duration`` in OpenTelemetry's semantic conventions, seconds."""
@@ -74,6 +74,16 @@ class Cell:
         for index, n in dict(other.buckets).items():
             self.buckets[index] = self.buckets.get(index, 0) + n
         self.total_s += other.total_s
+
+    def minus(self, before: Cell | None) -> Cell:
+        """What came since *before*, an earlier reading of the same series."""
+        fresh = Cell()
+        old = {} if before is None else before.buckets
+        for index, n in dict(self.buckets).items():
+            if n > old.get(index, 0):
+                fresh.buckets[index] = n - old.get(index, 0)
+        fresh.total_s = self.total_s - (0.0 if before is None else before.total_s)
+        return fresh
 
     def quantile_s(self, q: float) -> float:
         """The *q* quantile in seconds (0 < q < 1), geometric mean of its bucket's bounds; 0.0 without requests."""
@@ -264,3 +274,38 @@ def merged(cells: Iterable[Cell]) -> Cell:
     for cell in cells:
         total.add(cell)
     return total
+
+
+def to_plain(series: Mapping[Series, Cell]) -> dict[str, Any]:
+    """
+    Counts as a store keeps them: ``<series as JSON> → {"s": seconds, "<bucket>": requests}``.
+
+    All values are numbers, merged by adding those under equal keys.
+    """
+    import json
+
+    plain: dict[str, Any] = {}
+    for key, cell in series.items():
+        variant = key.variant
+        name = json.dumps(
+            [variant.rollout, variant.version, variant.role, variant.reason, *key[1:]], separators=(",", ":")
+        )
+        plain[name] = {"s": cell.total_s, **{str(index): n for index, n in cell.buckets.items()}}
+    return plain
+
+
+def from_plain(plain: Mapping[str, Any], variants: Variants | None = None) -> dict[Series, Cell]:
+    """The counts that ``to_plain`` wrote, perhaps of several workers merged."""
+    import json
+
+    from .core.rollout import Variants
+
+    table = Variants() if variants is None else variants
+    series: dict[Series, Cell] = {}
+    for name, numbers in plain.items():
+        rollout, version, role, reason, *rest = json.loads(name)
+        cell = Cell()
+        cell.total_s = numbers["s"]
+        cell.buckets = {int(index): int(n) for index, n in numbers.items() if index != "s"}
+        series[Series(table.get(rollout, version, role, reason), *rest)] = cell
+    return series

@@ -95,7 +95,9 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
     if not isinstance(schema, int) or schema > SCHEMA:
         raise NewerSchema(f"the state has schema {schema!r}, this release reads up to {SCHEMA}: upgrade this process")
     try:
-        plan = parse({"schema": 1, "rollout": {record["name"]: record["plan"]}}).rollouts[0]
+        # The key is the app's own affair: it may hold functions, which no record can.
+        fields = {key: value for key, value in record["plan"].items() if key != "key"}
+        plan = parse({"schema": 1, "rollout": {record["name"]: fields}}).rollouts[0]
         return Rollout(
             plan=plan,
             weight_ppm=record["weight_ppm"],
@@ -105,7 +107,7 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
             revision=record["revision"],
             resume_to=record["resume_to"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"the state of a rollout is damaged ({error!r}): restore it, or start the plan anew"
         ) from error

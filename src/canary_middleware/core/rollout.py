@@ -22,6 +22,7 @@ Reason = Literal[
     "emergency",  # the latch is on
     "disabled",  # the plan or the environment gives nobody the canary
     "rolled_back",  # weight 0 until a human retries; only an authenticated override still gets the canary
+    "unknown",  # there is a store, and no state yet
     "forced",  # testing.force
     "override",  # authenticated header or cookie
     "user",  # the plan's user list
@@ -127,6 +128,7 @@ class Rollout(NamedTuple):
         pinned_ppm: weight pinned by the environment of this process, or None.
         enabled: False gives everybody stable, whatever the weight.
         stable_enabled: False retires stable: everybody gets the canary, without fallback.
+        is_known: False where there is a store and nothing was heard of it yet: everybody gets stable.
     """
 
     plan: RolloutPlan
@@ -138,6 +140,7 @@ class Rollout(NamedTuple):
     pinned_ppm: int | None = None
     enabled: bool = True
     stable_enabled: bool = True
+    is_known: bool = True
     # The phase, reason and stage to return to when the emergency latch is lifted or a pause ends.
     resume_to: Phase | None = None
 
@@ -260,6 +263,8 @@ class Router:
         rollout = self.rollout
         if rollout.phase == "locked":
             return self.variant(self.plan.stable, "emergency")
+        if not rollout.is_known:
+            return self.variant(self.plan.stable, "unknown")
         if not rollout.stable_enabled:
             # Which canary, and who is pinned to the retired version, still depends on the identity; see _assign().
             if self._version_draw is None and not self.plan.overrides.users:

@@ -109,7 +109,17 @@ def set_weight(rollout: Rollout, weight_ppm: int) -> Rollout:
         if weight_ppm > 0:
             _require_unlatched(rollout, "set the weight of")
         return _next(rollout, weight_ppm=0)
-    return _next(rollout, phase="paused", phase_reason="manual", weight_ppm=weight_ppm, resume_to=_moving(rollout))
+    stages = rollout.plan.stages
+    # The last stage that the weight has reached, so that going on after a resume never lowers or repeats.
+    stage = sum(stage.weight_ppm <= weight_ppm for stage in stages) - 1 if stages else rollout.stage
+    return _next(
+        rollout,
+        phase="paused",
+        phase_reason="manual",
+        weight_ppm=weight_ppm,
+        stage=stage,
+        resume_to=_moving(rollout),
+    )
 
 
 def roll_back(rollout: Rollout, trigger: str) -> Rollout:

@@ -1,0 +1,132 @@
+"""
+Changes to rollouts in a store: a pure transition, compared and set, with its line in the audit trail.
+
+The command line, the admin page, the controller and an app's own ``Canary`` all change rollouts through this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from .core.records import Event, from_record, summary_of, to_record
+from .errors import ConfigError, StaleRevision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .core.ports import Store
+    from .core.rollout import Rollout
+
+    Transition = Callable[[Rollout], Rollout]
+
+# A rollback must win over every concurrent intent; each lost race means that somebody else made progress.
+_ATTEMPTS: Final = 100
+_INSISTENT: Final = frozenset({"rollback", "emergency"})
+"""Verbs that are tried again after a lost race; all others tell their caller who was first."""
+
+
+class Control:
+    """
+    The rollouts of one store.
+
+    Args:
+        store: where they are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def rollouts(self) -> dict[str, Rollout]:
+        """All rollouts by name. Raises StoreUnavailable, or ConfigError for a record that cannot be read."""
+        found = self.store.read()
+        records = {} if found is None else found[1]
+        return {name: from_record(record) for name, record in records.items()}
+
+    def rollout(self, name: str) -> Rollout:
+        """One rollout. Raises ConfigError, with the names that there are, where it is none of them."""
+        rollouts = self.rollouts()
+        if name in rollouts:
+            return rollouts[name]
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, rollouts, 1)
+        known = f"there are {', '.join(sorted(rollouts))}" if rollouts else "it holds none yet: start the service first"
+        hint = f"did you mean {near[0]!r}?" if near else known
+        raise ConfigError(f"there is no rollout {name!r} in {self.store.url}: {hint}")
+
+    def register(self, rollout: Rollout, *, actor: str, reason: str) -> bool:
+        """Put a rollout in place that the store does not know. False where somebody else was first."""
+        event = self.event(rollout, rollout, "register", actor, reason, {})
+        try:
+            self.store.write(to_record(rollout), expect=None, event=event)
+        except StaleRevision:
+            return False
+        return True
+
+    def change(
+        self,
+        name: str,
+        verb: str,
+        transition: Transition,
+        *,
+        actor: str,
+        reason: str = "",
+        evidence: Mapping[str, Any] | None = None,
+        expect: int | None = None,
+    ) -> Rollout:
+        """
+        Apply *transition* to the rollout called *name*.
+
+        Args:
+            verb: what the audit trail calls it; ``rollback`` and ``emergency`` insist, others give way.
+            expect: the revision that the decision was made on; None takes the one in the store.
+        Returns:
+            the rollout as it is now.
+        Raises:
+            StaleRevision: somebody else changed it first; says who and what.
+            TransitionRefused: its phase does not allow it.
+            StoreUnavailable: nothing was changed, as far as we know.
+        """
+        for attempt in range(_ATTEMPTS):
+            current = self.rollout(name)
+            if expect is not None and expect != current.revision and verb not in _INSISTENT:
+                raise StaleRevision(self._who_was_first(name, expect, current))
+            changed = transition(current)
+            event = self.event(current, changed, verb, actor, reason, evidence)
+            try:
+                self.store.write(to_record(changed), expect=current.revision, event=event)
+            except StaleRevision:
+                if verb not in _INSISTENT or attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return changed
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def event(
+        self,
+        before: Rollout,
+        after: Rollout,
+        verb: str,
+        actor: str,
+        reason: str = "",
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Event:
+        return Event(
+            rollout=after.name,
+            revision=after.revision,
+            at_s=self.store.now(),
+            actor=actor,
+            verb=verb,
+            before=summary_of(before),
+            after=summary_of(after),
+            reason=reason,
+            evidence=evidence or {},
+        )
+
+    def _who_was_first(self, name: str, expect: int, current: Rollout) -> str:
+        last = next(iter(self.store.history(name, 1)), None)
+        by = f" by {last.actor} ({last.verb}{f': {last.reason}' if last.reason else ''})" if last else ""
+        return (
+            f"{name!r} was changed{by}: it is at revision {current.revision}, you decided on {expect}. "
+            "Look at it again, then decide"
+        )

@@ -1,0 +1,226 @@
+"""
+Follows the store: one daemon thread per process that reads state, reports what it serves, and hands over counts.
+
+The request path never waits for it. It starts at the first request, again after a fork, and ``stop`` joins it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from .core.records import NewerSchema, Worker, from_record, to_record
+from .errors import CanaryError, StaleRevision, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .control import Control
+    from .core.rollout import Rollout
+    from .last_known import LastKnownFile
+
+# A rollback must feel immediate to the operator who typed it. Flagger's floor is 10 s.
+REFRESH_S: Final = 0.25
+BEAT_S: Final = 2.0
+"""How often a worker says that it lives; after a change it says so at once."""
+FLUSH_S: Final = 1.0
+MAX_BACKOFF_S: Final = 5.0
+
+
+class Follower:
+    """
+    Keeps one process in step with its store.
+
+    Args:
+        control: the store's rollouts.
+        local: the process's own rollouts, to register where the store knows none, and to restore it from.
+        adopt: told of rollouts that the store holds now, by name.
+        deliver: hands changes to the store that were made here while it was away; called before each reading.
+        drain: gives the counts since it last gave some, in the store's plain form; None where there are none.
+        complain: told of failures: component, error, consequence.
+        last_known: the file for the next process, or None.
+        clock: monotonic seconds.
+        jitter: random number from 0 to 1, so that a fleet does not come back in one instant.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        *,
+        local: Callable[[], Mapping[str, Rollout]],
+        adopt: Callable[[Mapping[str, Rollout]], None],
+        deliver: Callable[[], None],
+        drain: Callable[[], Mapping[str, Any] | None],
+        complain: Callable[[str, BaseException, str], None],
+        last_known: LastKnownFile | None,
+        clock: Callable[[], float],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._control = control
+        self._store = control.store
+        self._local = local
+        self._adopt = adopt
+        self._deliver = deliver
+        self._drain = drain
+        self._complain = complain
+        self._last_known = last_known
+        self._clock = clock
+        self._jitter = jitter
+        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
+        self.has_read = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._generation: int | None = None
+        self._current_at = clock()
+        self._failures = 0
+        self._note = ""
+        self._next_beat = 0.0
+        self._next_flush = 0.0
+        self._sequence = 0
+        self._pending: tuple[int, int, Mapping[str, Any]] | None = None
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread = threading.Thread(target=self._run, name="canary-follower", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Hand over what is left, say good-bye and end; at most *timeout_s* seconds."""
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    @property
+    def stale_s(self) -> float:
+        """Seconds since the state was last known to be the store's."""
+        return max(0.0, self._clock() - self._current_at)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.tick()):
+            pass
+        self._end()
+
+    def tick(self) -> float:
+        """One round; returns the seconds until the next. Never raises."""
+        try:
+            self._deliver()
+            self._read()
+            self._failures = 0
+            self._note = ""
+            self._current_at = self._clock()
+            self._beat()
+            self._flush()
+        except Exception as error:  # noqa: BLE001 - the store is away or odd: the last weights stay, and we try again
+            self._failures += 1
+            self._note = f"{type(error).__name__}: {error}"
+            self._complain("store", error, "the last known weights stay in force, and nothing advances")
+            self.has_read.set()
+            backoff: float = min(MAX_BACKOFF_S, REFRESH_S * 2 ** min(self._failures, 10))
+            return backoff * (0.5 + self._jitter() / 2)
+        return REFRESH_S
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        found = self._store.read(self._generation)
+        if found is None:
+            return
+        generation, records = found
+        local = self._local()
+        adopted: dict[str, Rollout] = {}
+        is_settled = True
+        for name, mine in local.items():
+            theirs = self._readable(name, records.get(name))
+            if theirs is None and name not in records:
+                is_settled = self._restore(mine, None) and is_settled
+            elif theirs is not None and theirs.revision < mine.revision:
+                # An older state than one we have served: the store came back from a backup. Forward, never back.
+                is_settled = self._restore(mine, theirs.revision) and is_settled
+            elif theirs is not None:
+                adopted[name] = theirs
+        if adopted:
+            self._adopt(adopted)
+            self._next_beat = 0.0
+        self.has_read.set()
+        if is_settled:
+            self._generation = generation
+            self._save(records)
+
+    def _readable(self, name: str, record: Mapping[str, Any] | None) -> Rollout | None:
+        if record is None:
+            return None
+        try:
+            return from_record(record)
+        except (NewerSchema, CanaryError) as error:
+            self._note = str(error)
+            self._complain(f"state of {name}", error, "the last good state stays in force")
+            return None
+
+    def _restore(self, rollout: Rollout, expect: int | None) -> bool:
+        """Put our own state into a store that has none, or an older one. True where the store is as we want it."""
+        if expect is None:
+            reason = "first seen" if rollout.revision == 0 else "the store had lost it"
+            self._control.register(rollout, actor=self.worker_id, reason=reason)
+        else:
+            event = self._control.event(rollout, rollout, "restore", self.worker_id, "the store held an older state")
+            try:
+                self._store.write(to_record(rollout), expect=expect, event=event)
+            except StaleRevision:
+                pass
+        return False  # read again: somebody may have been faster
+
+    def _save(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        if self._last_known is None:
+            return
+        mine = self._local()
+        try:
+            self._last_known.save({name: r for name, r in records.items() if name in mine}, self._store.now())
+        except OSError as error:
+            self._complain("last-known file", error, "a worker that starts without the store will serve stable")
+
+    # -- what we say of ourselves -----------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        now = self._clock()
+        if now < self._next_beat:
+            return
+        self._store.beat(
+            Worker(
+                id=self.worker_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                seen_s=0.0,
+                revisions={name: rollout.revision for name, rollout in self._local().items()},
+                stale_s=self.stale_s,
+                note=self._note,
+            )
+        )
+        self._next_beat = now + BEAT_S
+
+    def _flush(self, *, is_last: bool = False) -> None:
+        now = self._clock()
+        if now < self._next_flush and not is_last:
+            return
+        self._next_flush = now + FLUSH_S
+        # What could not be delivered goes first, under its own number: the store knows whether it had it already.
+        if self._pending is not None:
+            self._store.add_counts(self.worker_id, *self._pending)
+            self._pending = None
+        counts = self._drain()
+        if counts:
+            self._sequence += 1
+            self._pending = (self._sequence, int(self._store.now()), counts)
+            self._store.add_counts(self.worker_id, *self._pending)
+            self._pending = None
+
+    def _end(self) -> None:
+        try:
+            self._flush(is_last=True)
+            self._store.leave(self.worker_id)
+        except (StoreUnavailable, OSError) as error:
+            self._complain("store", error, "the last second's counts are lost")
+        finally:
+            self._store.close()

@@ -1,0 +1,187 @@
+"""
+A Canary whose rollouts live in a store: changed there, followed from there, counted there.
+
+The app's own plan says who is asked and by what; the store's copy says everything that workers must agree on.
+"""
+
+from __future__ import annotations
+
+import atexit
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from .control import Control
+from .core.records import from_record
+from .counts import to_plain
+from .errors import CanaryError, ConfigError, StoreUnavailable
+from .follower import Follower
+from .last_known import LastKnownFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .canary import Canary
+    from .core.ports import Store
+    from .core.rollout import Rollout
+    from .counts import Cell, Series
+
+# The first request of a process waits this long for the store, once; a local file answers in a few milliseconds.
+FIRST_READ_S: Final = 0.3
+_LOCAL_FIRST: Final = frozenset({"rollback", "emergency"})
+
+
+class Sharing:
+    """
+    One Canary's side of a store.
+
+    Args:
+        canary: whose rollouts they are.
+        store: where they live.
+    """
+
+    def __init__(self, canary: Canary, store: Store) -> None:
+        self._canary = ref(canary)
+        self.store = store
+        self.control = Control(store)
+        self._follower: Follower | None = None
+        self._flushed: dict[Series, Cell] = {}
+        self._owed: dict[str, Callable[[], Rollout]] = {}
+        self._last_known = (
+            None
+            if store.url.startswith("memory:")
+            else LastKnownFile.beside(store.url, [rollout.name for rollout in canary.rollouts()])
+        )
+
+    @property
+    def stale_s(self) -> float:
+        """Seconds since the served state was last known to be the store's."""
+        return 0.0 if self._follower is None else self._follower.stale_s
+
+    def start(self) -> None:
+        """Begin to follow, in this process; waits a moment for the first reading. Never raises."""
+        canary = self._canary()
+        if canary is None:
+            return
+        self._flushed = {}
+        self._remember(canary)
+        follower = self._follower = Follower(
+            self.control,
+            local=lambda: {r.name: r for r in self._mine()},
+            adopt=self._adopt,
+            deliver=self._deliver,
+            drain=self._drain,
+            complain=canary.troubles.report,
+            last_known=self._last_known,
+            clock=canary.clock,
+        )
+        follower.start()
+        follower.has_read.wait(FIRST_READ_S)
+        atexit.register(_stop, ref(follower))
+
+    def stop(self, timeout_s: float) -> None:
+        """Hand over the last counts and end."""
+        if self._follower is not None:
+            self._follower.stop(timeout_s)
+            self._follower = None
+
+    def change(
+        self, name: str, verb: str, transition: Callable[[Rollout], Rollout], actor: str, reason: str
+    ) -> Rollout:
+        """
+        Change a rollout for everybody.
+
+        A rollback takes effect here first and is owed to the store until it takes it; everything else needs the store.
+        """
+        canary = self._canary()
+        assert canary is not None
+
+        def tell() -> Rollout:
+            return self.control.change(name, verb, transition, actor=actor, reason=reason)
+
+        if verb in _LOCAL_FIRST:
+            canary.serve(transition(canary.rollout(name)))
+            self._owed[name] = tell
+        try:
+            changed = tell()
+        except StoreUnavailable as error:
+            if verb in _LOCAL_FIRST:
+                canary.troubles.report("store", error, f"the {verb} is in force here, and will be told when it is back")
+                return canary.rollout(name)
+            raise
+        self._owed.pop(name, None)
+        self._adopt({name: changed})
+        return canary.rollout(name)
+
+    def series(self, since_s: int = 0) -> dict[Series, Cell]:
+        """The whole fleet's counts from *since_s* on, with those of this process that are still on their way."""
+        from .counts import from_plain
+
+        canary = self._canary()
+        total: dict[Series, Cell] = {}
+        for _, plain in self.store.counts(since_s):
+            _merge(total, from_plain(plain, canary.variants if canary else None))
+        if canary is not None:
+            _merge(total, _difference(canary.counts.snapshot().series, self._flushed))
+        return total
+
+    # -- what the follower asks of us -------------------------------------------------------------------------------
+
+    def _mine(self) -> tuple[Rollout, ...]:
+        canary = self._canary()
+        return () if canary is None else canary.rollouts()
+
+    def _adopt(self, rollouts: Mapping[str, Rollout]) -> None:
+        canary = self._canary()
+        if canary is None:
+            return
+        for name, theirs in rollouts.items():
+            if name not in self._owed:
+                canary.serve(theirs)
+
+    def _deliver(self) -> None:
+        for name, tell in list(self._owed.items()):
+            tell()
+            self._owed.pop(name, None)
+
+    def _drain(self) -> Mapping[str, Any] | None:
+        canary = self._canary()
+        if canary is None:
+            return None
+        now = canary.counts.snapshot().series
+        fresh = _difference(now, self._flushed)
+        self._flushed = now
+        return to_plain(fresh) or None
+
+    def _remember(self, canary: Canary) -> None:
+        """Serve what the last process here knew, until the store says more."""
+        found = None if self._last_known is None else self._last_known.load()
+        if found is None:
+            return
+        for name, record in found.records.items():
+            try:
+                rollout = from_record(record)
+                canary.serve(rollout)
+            except (CanaryError, ConfigError) as error:
+                canary.troubles.report(f"last-known state of {name}", error, "stable serves until the store is read")
+
+
+def _difference(now: Mapping[Series, Cell], before: Mapping[Series, Cell]) -> dict[Series, Cell]:
+    fresh = {}
+    for series, cell in now.items():
+        new = cell.minus(before.get(series))
+        if new.buckets:
+            fresh[series] = new
+    return fresh
+
+
+def _merge(total: dict[Series, Cell], more: Mapping[Series, Cell]) -> None:
+    from .counts import Cell
+
+    for series, cell in more.items():
+        total.setdefault(series, Cell()).add(cell)
+
+
+def _stop(follower: ref[Follower]) -> None:
+    running = follower()
+    if running is not None:
+        running.stop(2.0)
