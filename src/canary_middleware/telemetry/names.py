@@ -40,7 +40,9 @@ FLAG_REASONS: Final = {
     "rolled_back": "disabled",
     "no_identity": "default",
     "uncovered": "default",
+    "unknown": "default",
     "retired": "static",
+    "fallback": "error",
     "error": "error",
 }
 """Our reasons in the words of the feature flag conventions."""
