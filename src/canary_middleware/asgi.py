@@ -591,6 +591,7 @@ class _Websocket(_Http):
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
+        status = self.status
         if kind == "websocket.accept":
             self.answered_at = self._owner.canary.clock()
             self.status = 101
@@ -608,6 +609,7 @@ class _Websocket(_Http):
         try:
             await self._send(message)
         except OSError:  # the client has gone (ASGI 2.4)
+            self.status = status
             self._left()
             raise
         if kind == "websocket.close" or (

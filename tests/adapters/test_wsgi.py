@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.util import FileWrapper as WsgirefWrapper
 from wsgiref.validate import validator
 
@@ -20,6 +19,9 @@ from canary_middleware.testing import FakeClock, Outcome, recorded
 from canary_middleware.wsgi import ASSIGNMENT_KEY, CanaryMiddleware, apps
 
 from .traces import MODES, Trace, environ_of, make, wsgi_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 TEXT = [("Content-Type", "text/plain"), ("X-App", "1"), ("X-App", "2")]
 
