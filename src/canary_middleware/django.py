@@ -62,12 +62,6 @@ class DjangoHead(WsgiHead):
     def native(self) -> object:
         return self.request
 
-    def cookie(self, name: str) -> str | None:
-        return self.request.COOKIES.get(name)
-
-    def query(self, name: str) -> str | None:
-        return self.request.GET.get(name)
-
     def user(self) -> str | None:
         user = getattr(self.request, "user", None)
         return str(user.pk) if user is not None and user.is_authenticated else None
@@ -242,8 +236,7 @@ class CanaryMiddleware:
 
     def _answered(self, response: HttpResponseBase, exchange: Exchange) -> HttpResponseBase:
         exchange.status = response.status_code
-        if exchange.is_odd and exchange.status < 500:
-            # A process_exception or handler of the app's has made something of it: the request was served.
+        if exchange.is_odd:
             _forget(exchange)
         for name, value in _headers(response, exchange):
             _append(response, name, value)
@@ -310,8 +303,12 @@ def _append(response: HttpResponseBase, name: str, value: str) -> None:
 
 
 def _forget(exchange: Exchange) -> None:
-    exchange.error_type = None
-    exchange.missed = None
+    """Drop what was noted on the way and turned out not to matter for the answer."""
+    if exchange.status < 500:
+        # A process_exception or handler of the app's has made something of it: the request was served.
+        exchange.error_type = None
+    if exchange.status not in UNAVAILABLE:
+        exchange.missed = None
 
 
 def _gone(exchange: Exchange) -> HttpResponse:

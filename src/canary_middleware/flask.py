@@ -8,6 +8,7 @@ from flask import g, got_request_exception, request
 from werkzeug.wrappers import Request
 
 from .core.exchange import Exchange, active
+from .errors import ConfigError
 from .wsgi import CanaryMiddleware, WsgiHead
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = Non
     Args:
         rewrite: version → path prefix, where the versions are prefixes of one app.
     """
+    if "canary" in app.extensions:
+        raise ConfigError(f"{app!r} runs under a Canary already: call init_app once, with a plan of several rollouts")
     app.wsgi_app = _Middleware(app.wsgi_app, canary=canary, rewrite=rewrite, owner=app)  # type: ignore[method-assign]
     # First, so that the app's own before_request functions find g.canary.
     app.before_request_funcs.setdefault(None, []).insert(0, _arrived)

@@ -19,7 +19,10 @@ def find_cookie(header: str, name: str) -> str | None:
         start = header.find(wanted, start)
         if start < 0:
             return None
-        if start == 0 or header[:start].rstrip(" \t").endswith(";") or header[start - 1] == ";":
+        before = start - 1
+        while before >= 0 and header[before] in " \t":
+            before -= 1
+        if before < 0 or header[before] == ";":
             end = header.find(";", start)
             value = header[start + len(wanted) : len(header) if end < 0 else end].strip(" \t")
             return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
