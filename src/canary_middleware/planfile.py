@@ -27,14 +27,15 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:  # Any: a plan's 
         raise ConfigError(f"plan {str(file)!r}: must end in .toml or .json")
     try:
         text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"plan {str(file)!r} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"plan {str(file)!r} is not UTF-8 ({error}): save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"plan {str(file)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     mapping = reader(file, text)
     if file.name != "pyproject.toml":
         return mapping
-    table = mapping.get("tool", {}).get("canary")
+    tool = mapping.get("tool")
+    table = tool.get("canary") if isinstance(tool, dict) else None
     if not isinstance(table, dict):
         raise ConfigError(f"plan {str(file)!r} has no [tool.canary] table: add one, or name another file")
     return table
@@ -45,7 +46,7 @@ def _toml(file: Path, text: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as is a number of 5,000 digits
         raise ConfigError(f"plan {str(file)!r} is no TOML: {error}") from error
 
 
@@ -54,7 +55,7 @@ def _json(file: Path, text: str) -> dict[str, Any]:
 
     try:
         mapping = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"plan {str(file)!r} is no JSON: {error}") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"plan {str(file)!r} holds a {type(mapping).__name__}: must be an object with rollout")

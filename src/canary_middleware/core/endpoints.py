@@ -1,7 +1,8 @@
 """
 Which rollout covers a request: method and path template, at a cost that does not grow with the number of templates.
 
-A table is a tree of path segments. One request visits at most one static and one wildcard child per segment and level.
+A table is a tree of path segments. One request visits at most one static and one wildcard child per node, so its cost
+follows the path and how often the plan itself forks along it (the same prefix both as text and as a parameter).
 """
 
 from __future__ import annotations
@@ -75,12 +76,14 @@ class _Template:
             self.names[name] = index + 1
             return _ONE
         if "{" in segment or "}" in segment:
-            raise ConfigError(f"endpoint {text!r}: {segment!r} has a brace too many: a parameter is a whole segment")
+            raise ConfigError(f"endpoint {text!r}: {segment!r}: a parameter is a whole segment, as /posts/{{id}}")
         return segment
 
 
 def _split(text: str) -> tuple[str, str]:
     methods, space, path = text.strip().rpartition(" ")
+    if " " in methods.strip() and "," not in methods:
+        raise ConfigError(f'endpoint {text!r}: there is a space too many: write for example "GET,POST /posts/{{id}}"')
     if not path.startswith("/") and path != "*":
         raise ConfigError(f'endpoint {text!r}: the path must begin with /, as "GET /posts/{{id}}"')
     if "?" in path or "#" in path:
@@ -184,6 +187,8 @@ class EndpointTable(Generic[T]):
             exact = _first(whole, method, None)
             if exact is not None and exact.order < self._first_pattern:
                 return exact.match
+        if path[:1] != "/":
+            path = "/" + path  # OPTIONS * and authority forms have no path of their own
         # Never into more pieces than the deepest template has: a megabyte of slashes costs what a short path costs.
         segments = path.split("/", self._depth + 1)
         best = self._search(self._root, segments, method)
