@@ -27,15 +27,18 @@ ASGI = "tests.telemetry.apps:asgi"
 REQUESTS = 20
 LATER_MS = 600_000
 
+# uWSGI runs no exit hooks in a worker that has not quite finished its last request, unless SIGTERM is made graceful.
+GRACEFUL = ("--hook-master-start", "unix_signal:15 gracefully_kill_them_all")
+
 KINDS: dict[str, Any] = {
     "gunicorn": lambda env: servers.gunicorn(WSGI, workers=2, env=env),
     "gunicorn --preload": lambda env: servers.gunicorn(WSGI, workers=2, preload=True, env=env),
     "gunicorn gthread --preload": lambda env: servers.gunicorn(WSGI, workers=2, threads=4, preload=True, env=env),
     "uvicorn": lambda env: servers.uvicorn(ASGI, env=env),
     "uvicorn 2 workers": lambda env: servers.uvicorn(ASGI, workers=2, env=env),
-    "uwsgi": lambda env: servers.uwsgi(WSGI, processes=2, env=env),
-    "uwsgi without threads": lambda env: servers.uwsgi(WSGI, processes=2, threads=False, env=env),
-    "uwsgi --lazy-apps": lambda env: servers.uwsgi(WSGI, processes=2, lazy_apps=True, env=env),
+    "uwsgi": lambda env: servers.uwsgi(WSGI, *GRACEFUL, processes=2, env=env),
+    "uwsgi without threads": lambda env: servers.uwsgi(WSGI, *GRACEFUL, processes=2, threads=False, env=env),
+    "uwsgi --lazy-apps": lambda env: servers.uwsgi(WSGI, *GRACEFUL, processes=2, lazy_apps=True, env=env),
 }
 
 

@@ -7,6 +7,7 @@ collector away those calls take 35 s and more. Here the caller only waits for th
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import deque
@@ -78,6 +79,9 @@ class Pump:
             self._changed.notify_all()
 
     def _run(self) -> None:
+        # The kernel gives a signal to any thread that takes it. uWSGI ends the process in its handler, and in a thread of
+        # ours nothing would be handed over any more. Threads that exporters start inherit this.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         otel_context.attach(otel_context.set_value(_SUPPRESS, True))
         # Now, not at the first export: that may be the last one, when the interpreter starts no more threads.
         self._guarded(self._line.open)
