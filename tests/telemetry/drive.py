@@ -19,7 +19,13 @@ async def plain(scope: dict[str, Any], receive: Any, send: Any) -> None:
     name = scope["path"].rpartition("/")[2]
     if name == "boom":
         raise ValueError(name)
-    await send({"type": "http.response.start", "status": int(name) if name.isdecimal() else 200, "headers": []})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": int(name) if name.isdecimal() and len(name) == 3 else 200,
+            "headers": [],
+        }
+    )
     await send({"type": "http.response.body", "body": b"ok"})
 
 
