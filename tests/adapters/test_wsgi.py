@@ -613,37 +613,50 @@ STEP = st.one_of(
 CHUNK = st.one_of(STEP, st.tuples(st.just("yield"), DATA))
 
 
+class Script:
+    """One run of an app that does what it is told."""
+
+    def __init__(self, start: Any) -> None:
+        self._start = start
+        self._write: Any = None
+
+    def do(self, step: str, value: Any) -> None:
+        getattr(self, f"_do_{step}")(value)
+
+    def _do_start(self, status: str) -> None:
+        self._write = self._start(status, [("X-App", status)])
+
+    def _do_again(self, status: str) -> None:
+        try:
+            raise Late
+        except Late:
+            self._write = self._start(status, [("X-App", status)], sys.exc_info())
+
+    def _do_write(self, data: bytes) -> None:
+        if self._write is not None:
+            self._write(data)
+
+    def _do_raise(self, _: None) -> None:
+        raise Late
+
+    def produce(self, chunks: list[Any]) -> Iterator[bytes]:
+        for step, value in chunks:
+            if step == "yield":
+                yield value
+            else:
+                self.do(step, value)
+
+
 def scripted(steps: list[Any], chunks: list[Any], kind: str) -> Any:
     """An app that does *steps* when called, then *chunks* as its body is read."""
 
     def app(environ: Any, start: Any) -> Any:
-        write: list[Any] = []
-
-        def do(step: str, value: Any) -> None:
-            if step == "start":
-                write[:] = [start(value, [("X-App", value)])]
-            elif step == "again":
-                try:
-                    raise Late
-                except Late:
-                    write[:] = [start(value, [("X-App", value)], sys.exc_info())]
-            elif step == "write" and write:
-                write[0](value)
-            elif step == "raise":
-                raise Late
-
-        def produce() -> Iterator[bytes]:
-            for step, value in chunks:
-                if step == "yield":
-                    yield value
-                else:
-                    do(step, value)
-
+        script = Script(start)
         for step, value in steps:
-            do(step, value)
+            script.do(step, value)
         if kind == "whole":
             return [value for step, value in chunks if step == "yield"]
-        return Body(environ["test.log"], produce())
+        return Body(environ["test.log"], script.produce(chunks))
 
     return app
 

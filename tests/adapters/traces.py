@@ -95,9 +95,57 @@ def environ_of(method: str = "GET", path: str = "/", body: bytes = b"", **more: 
     return environ
 
 
+class _WsgiServer:
+    """One request's worth of a server that keeps to PEP 3333."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._head: tuple[str, list[Any]] | None = None
+        self._is_sent = False
+
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
+        plain = self._trace.without_ours(headers)
+        self._trace.calls.append(("start", status, plain, exc_info is not None))
+        if exc_info is not None and self._is_sent:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if self._head is not None and exc_info is None:
+            raise AssertionError("headers are set already")
+        self._head = (status, plain)
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        self._trace.calls.append(("write", data))
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self.send_head()
+            self._trace.wire.append(("data", data))
+        elif self._head is None:
+            raise AssertionError("no start_response before the first chunk")
+
+    def send_head(self) -> None:
+        if self._head is None:
+            raise AssertionError("no start_response before the first byte")
+        if not self._is_sent:
+            self._is_sent = True
+            self._trace.wire.append(("head", *self._head))
+
+    def take(self, body: Any, read: int | None) -> None:
+        """Send *body*, or *read* chunks of it."""
+        if read == 0:
+            return
+        for n, chunk in enumerate(body, 1):
+            self._trace.calls.append(("chunk", chunk))
+            self._send(chunk)
+            if n == read:
+                return
+        self.send_head()
+
+
 def wsgi_trace(app: Any, *, read: int | None = None, environ: dict[str, Any] | None = None) -> Trace:
     """
-    One request to *app* by a server that keeps to PEP 3333.
+    One request to *app*.
 
     Args:
         read: chunks to take before the client leaves; None takes all.
@@ -105,55 +153,16 @@ def wsgi_trace(app: Any, *, read: int | None = None, environ: dict[str, Any] | N
     trace = Trace()
     environ = environ_of() if environ is None else environ
     environ["test.log"] = trace.log
-    head: list[Any] = []
-    is_sent = False
-
-    def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
-        plain = trace.without_ours(headers)
-        trace.calls.append(("start", status, plain, exc_info is not None))
-        if exc_info is not None and is_sent:
-            raise exc_info[1].with_traceback(exc_info[2])
-        if head and exc_info is None:
-            raise AssertionError("headers are set already")
-        head[:] = [status, plain]
-        return write
-
-    def write(data: bytes) -> None:
-        trace.calls.append(("write", data))
-        out(data)
-
-    def out(data: bytes) -> None:
-        nonlocal is_sent
-        if not head:
-            raise AssertionError("no start_response before the first byte")
-        if data:
-            if not is_sent:
-                is_sent = True
-                trace.wire.append(("head", *head))
-            trace.wire.append(("data", data))
-
+    server = _WsgiServer(trace)
     try:
-        trace.body = app(environ, start_response)
-        taken = 0
-        if read != 0:
-            for chunk in trace.body:
-                trace.calls.append(("chunk", chunk))
-                out(chunk)
-                taken += 1
-                if taken == read:
-                    break
-        if not is_sent and taken != read:
-            if not head:
-                raise AssertionError("no start_response at all")
-            trace.wire.append(("head", *head))
+        trace.body = app(environ, server.start_response)
+        server.take(trace.body, read)
     except Exception as error:
         trace.error = type(error)
-    finally:
-        if hasattr(trace.body, "close"):
-            try:
-                trace.body.close()
-            except Exception as error:
-                trace.error = type(error)
+    try:
+        getattr(trace.body, "close", int)()
+    except Exception as error:
+        trace.error = type(error)
     return trace
 
 
