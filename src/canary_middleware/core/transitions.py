@@ -177,3 +177,20 @@ def remove_endpoint(rollout: Rollout, template: str) -> Rollout:
     if len(endpoints) == 1:
         raise TransitionRefused(f"{template!r} is the last endpoint of {rollout.name!r}: roll it back instead")
     return _next(rollout, plan=rollout.plan._replace(endpoints=tuple(e for e in endpoints if e != template)))
+
+
+def step_down(rollout: Rollout) -> Rollout:
+    """One stage down, by hand: 100 → 50 → 10 → 0. Below the first stage it is a rollback."""
+    _require_unlatched(rollout, "step down")
+    below = [n for n, stage in enumerate(rollout.plan.stages) if stage.weight_ppm < rollout.weight_ppm]
+    if not below:
+        return roll_back(rollout, "stepped down from the first stage")
+    stage = below[-1]
+    return _next(
+        rollout,
+        phase="paused",
+        phase_reason="stepped down",
+        stage=stage,
+        weight_ppm=rollout.plan.stages[stage].weight_ppm,
+        resume_to="progressing",
+    )
