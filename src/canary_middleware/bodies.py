@@ -150,6 +150,9 @@ class Recording(_Input):
         self._tape.record(data)
         return data
 
+    def close(self) -> None:
+        """Nothing: a text wrapper closes its buffer when it is collected, and stable may need this one."""
+
 
 class Replay(_Input):
     """First what was read of a body already, then what the server still has of it."""
