@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import random
@@ -362,15 +363,15 @@ def test_logging_that_is_configured_later_still_works(
     point_at(otlp)
     telemetry.configure_telemetry()
 
-    logging.basicConfig(level=logging.INFO, stream=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    stream = io.StringIO()
+    logging.basicConfig(level=logging.INFO, stream=stream)
 
     assert len(root.handlers) == 1
-    stream = root.handlers[0].stream  # type: ignore[attr-defined]
     request(middleware())
     logging.getLogger("shop").warning("hello")
     assert telemetry.flush()
     assert [record.body for record in otlp.logs()] == ["hello"]
-    stream.close()
+    assert "WARNING:shop:hello\n" in stream.getvalue()
 
 
 def test_warnings_of_an_app_without_logging_still_reach_stderr(

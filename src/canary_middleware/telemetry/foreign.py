@@ -52,7 +52,9 @@ class Instruments:
     def record_request(self, exchange: Exchange, method: str, context: Context | None) -> None:
         """The duration of a request that has ended and was not aborted."""
         status = exchange.outcome_status
-        series = Series(exchange.variant, method, status, exchange.outcome_error, exchange.route, False)
+        series = Series(
+            exchange.variant, method, status=status, route=exchange.route, error_type=exchange.outcome_error
+        )
         key = duration_key(series)
         attributes = self._duration_sets.get(key)
         if attributes is None:

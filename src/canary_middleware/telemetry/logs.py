@@ -165,7 +165,7 @@ def _old_record(logger: Any, fields: dict[str, Any], event: str | None, context:
     if event is not None:
         fields["attributes"]["event.name"] = event
     span = trace.get_current_span(context).get_span_context()
-    if span.is_valid:
-        fields.update(trace_id=span.trace_id, span_id=span.span_id, trace_flags=span.trace_flags)
+    # Zero where there is no span: the exporters of then cannot encode None.
+    fields.update(trace_id=span.trace_id, span_id=span.span_id, trace_flags=span.trace_flags)
     made: Any = sdk_logs
     return made.LogRecord(**fields, resource=getattr(logger, "resource", None))

@@ -67,7 +67,7 @@ class Pump:
             return self._asked
 
     def wait(self, ticket: int, deadline: float) -> bool:
-        """Whether *work* has succeeded since ``ask`` gave *ticket*, waiting until *deadline* (``time.monotonic``)."""
+        """Whether *work* has succeeded since ``ask`` gave *ticket*; waits until *deadline* (``time.monotonic``)."""
         with self._changed:
             is_done = self._changed.wait_for(lambda: self._done >= ticket, max(0.0, deadline - time.monotonic()))
             return is_done and self._succeeded
@@ -79,8 +79,8 @@ class Pump:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        # The kernel gives a signal to any thread that takes it. uWSGI ends the process in its handler, and in a thread of
-        # ours nothing would be handed over any more. Threads that exporters start inherit this.
+        # The kernel gives a signal to any thread that takes it. uWSGI ends the process in its handler, and in a thread
+        # of ours nothing would be handed over any more. Threads that exporters start inherit this.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         otel_context.attach(otel_context.set_value(_SUPPRESS, True))
         # Now, not at the first export: that may be the last one, when the interpreter starts no more threads.

@@ -197,26 +197,26 @@ class Admission:
 
 def duration_key(series: Series) -> Hashable:
     """What tells two streams of the duration histogram apart: everything but the reason."""
-    variant, method, status, route, error, _ = series
-    return (variant.rollout, variant.version, _label(method), status, error, route)
+    variant = series.variant
+    label = _label(series.method)
+    return (variant.rollout, variant.version, label, series.status, series.route, series.error_type)
 
 
 def duration_attributes(series: Series) -> Attributes:
     """The labels of one stream of the duration histogram."""
-    variant, method, status, route, error, _ = series
-    if method == OVERFLOW_METHOD:
+    if series.method == OVERFLOW_METHOD:
         return OVERFLOW_SET
     found: dict[str, str | int] = {
-        names.VERSION: variant.version,
-        names.ROLLOUT: variant.rollout,
-        names.HTTP_METHOD: _label(method),
+        names.VERSION: series.variant.version,
+        names.ROLLOUT: series.variant.rollout,
+        names.HTTP_METHOD: _label(series.method),
     }
-    if status:
-        found[names.HTTP_STATUS] = status
-    if error is not None:
-        found[names.ERROR_TYPE] = error
-    if route is not None:
-        found[names.HTTP_ROUTE] = route
+    if series.status:
+        found[names.HTTP_STATUS] = series.status
+    if series.error_type is not None:
+        found[names.ERROR_TYPE] = series.error_type
+    if series.route is not None:
+        found[names.HTTP_ROUTE] = series.route
     return found
 
 
@@ -230,7 +230,7 @@ def standard(cell: Cell) -> Distribution:
     buckets = [0] * (len(OTEL_BOUNDS_S) + 1)
     for index, n in cell.buckets.items():
         buckets[_STANDARD[index]] += n
-    return Distribution(buckets, cell.count, cell.total_s)
+    return Distribution(buckets, sum(buckets), cell.total_s)
 
 
 def shares(rollout: Rollout) -> Iterable[tuple[str, float]]:
