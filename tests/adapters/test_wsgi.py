@@ -581,6 +581,17 @@ def test_a_dropped_body_is_closed_once_though_stable_fails_too() -> None:
     assert len(outcomes) == 1
 
 
+def test_a_dropped_body_that_fails_to_close_does_not_stop_stable() -> None:
+    def canary_app(environ: Any, start: Any) -> Any:
+        body = an_object_whose_end_fails(environ, start)
+        start("503 Busy", [], (Late, Late(), None))
+        return body
+
+    trace = wsgi_trace(CanaryMiddleware(apps(generator, canary_app), canary=make()))
+
+    assert (trace.data, trace.error, trace.log) == (b"ab", None, ["closed"])
+
+
 def test_the_duration_ends_with_the_last_byte() -> None:
     clock = FakeClock()
     canary = make(clock=clock)
