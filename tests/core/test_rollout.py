@@ -29,6 +29,7 @@ def test_the_hash_decides_by_its_bucket(identity: str, weight_ppm: int) -> None:
 
     assert found.bucket == bucket(identity, salt="checkout")
     assert (found.role == "canary") == (found.bucket < weight_ppm)
+    assert Router(rollout(0), Variants(), {}).point(identity) == found.point
     assert (found.rollout, found.reason, found.is_canary) == ("checkout", "weight", found.version == "v2")
 
 
@@ -221,3 +222,10 @@ def test_the_entry_weight_is_the_lowest_that_includes_the_bucket() -> None:
     assert entry_weight(0) == 0.0001
     assert entry_weight(999_999) == 100
     assert Router(rollout(0), Variants(), {}).versions == ("v1", "v2")
+
+
+@pytest.mark.parametrize("hash_name", ["blake2b", "md5-100"])
+def test_the_point_of_an_identity_is_where_it_is_decided(hash_name: str) -> None:
+    router = Router(rollout(50, hash=hash_name), Variants(), {})
+
+    assert router.point("user") == router.assign("user").point
