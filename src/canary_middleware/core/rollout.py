@@ -199,6 +199,7 @@ class Router:
     __slots__ = (
         "is_by_hash_only",
         "_canary",
+        "_last",
         "_limit",
         "_no_identity",
         "_point",
@@ -227,10 +228,12 @@ class Router:
         self._version_draw = _drawn(draws, plan.salt, "version") if len(plan.canaries) > 1 else None
         total = 0
         split = []
-        for version, share in plan.canaries:
+        for version, share in plan.canaries[:-1]:
             total += share
             split.append((threshold(total), version))
         self._split = tuple(split)
+        # Shares sum to the whole ring: the last takes what the others leave.
+        self._last = plan.canaries[-1][0]
         self._limit = threshold(rollout.effective_ppm)
         self._stable = self.variant(plan.stable, "weight")
         self._canary = self.variant(plan.canaries[0][0], "weight")
@@ -278,13 +281,12 @@ class Router:
 
     def canary_version(self, identity: str) -> str:
         """Which of the canaries *identity* gets if it gets one: fixed shares, untouched by the ramp."""
-        if self._version_draw is None:
-            return self._split[0][1]
-        point = self._version_draw.point(identity)
-        for limit, version in self._split:
-            if point < limit:
-                return version
-        return self._split[-1][1]  # pragma: no cover - shares sum to the whole ring
+        if self._version_draw is not None:
+            point = self._version_draw.point(identity)
+            for limit, version in self._split:
+                if point < limit:
+                    return version
+        return self._last
 
     def overridden(self, wanted: str) -> Assignment | None:
         """
