@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from canary_middleware.core.endpoints import Match
 from canary_middleware.core.exchange import Exchange
 from canary_middleware.core.ports import BodyNotRead
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from canary_middleware.core.endpoints import Match
 
 
 class Head:

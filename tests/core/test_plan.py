@@ -1,0 +1,322 @@
+"""The plan file: what it says, and what it answers to what is wrong."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from canary_middleware import Stage, by_header
+from canary_middleware.core.fields import duration_text, parse_duration, parse_percent, parse_size, percent
+from canary_middleware.core.plan import Criteria, Plan, RolloutPlan, parse, to_mapping
+from canary_middleware.errors import ConfigError
+
+from .test_rollout import plan
+
+FILE = """
+schema = 1
+store = "sqlite:///var/canary.db"
+trusted_proxies = ["10.0.0.0/8"]
+[anonymous]
+cookie = "visitor"
+max_age = "30d"
+same_site = "Strict"
+[rollout.checkout]
+stable = "v1"
+canary = "v2"
+endpoints = ["GET /checkout/*", "POST /checkout"]
+key = ["header:x-user-id", "json:user_id", "cookie:session", "anonymous"]
+stages = [10, 30, 50, 80, 100]
+duration = "30m"
+fallback = "safe-methods"
+[rollout.checkout.criteria]
+error_rate = { max = 0.01, max_increase = 0.005 }
+p95 = { max = "200ms", max_ratio = 1.10 }
+min_requests = 1000
+[rollout.checkout.guardrails]
+error_rate = { max = 0.05 }
+p95 = { max = "2s" }
+availability = { min = 0.99 }
+exceptions = { count = 5, within = "10s" }
+custom.cart_value = { min = 5, action = "warn" }
+[[rollout.checkout.segments]]
+name = "eu"
+when = { header = "X-Region", in = ["eu-west-1"] }
+weight = 50
+[rollout.checkout.overrides]
+header = "X-Canary"
+token_env = "CANARY_OVERRIDE_TOKEN"
+users = { v2 = ["qa-1", "qa-2"] }
+[rollout.checkout.end_of_life]
+deprecation = 2026-01-01T00:00:00Z
+successor = "/v2"
+"""
+
+
+def problems(**fields: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        plan(**fields)
+    return str(error.value)
+
+
+def test_the_file_of_the_guide_says_what_it_says() -> None:
+    found = parse(tomllib.loads(FILE))
+    checkout = found.rollouts[0]
+
+    assert (found.store, found.trusted_proxies) == ("sqlite:///var/canary.db", ("10.0.0.0/8",))
+    assert (found.anonymous.cookie, found.anonymous.max_age_s, found.anonymous.same_site) == (
+        "visitor",
+        30 * 86_400,
+        "Strict",
+    )
+    assert [stage.weight_ppm for stage in checkout.stages] == [100_000, 300_000, 500_000, 800_000, 1_000_000]
+    assert (checkout.duration_s, checkout.criteria.min_requests) == (1800, 1000)
+    assert [source.spec for source in checkout.key] == [
+        "header:x-user-id",
+        "json:user_id",
+        "cookie:session",
+        "anonymous",
+    ]
+    limits = {criterion.metric: criterion for criterion in checkout.guardrails.limits}
+    assert limits["p95"].limit("max") == 2
+    assert limits["exceptions"].limit("within") == 10
+    assert limits["exceptions"].limit("min") is None
+    assert limits["custom.cart_value"].action == "warn"
+    assert (checkout.segments[0].attribute, checkout.segments[0].weight_ppm) == ("x-region", 500_000)
+    assert checkout.overrides.users == {"qa-1": "v2", "qa-2": "v2"}
+
+
+def test_a_plan_survives_being_written_as_json() -> None:
+    found = parse(tomllib.loads(FILE))
+
+    assert parse(json.loads(json.dumps(to_mapping(found)))) == found
+
+
+def test_an_empty_rollout_has_the_documented_defaults() -> None:
+    assert plan() == RolloutPlan(name="checkout", salt="checkout", env=plan().env)
+    assert (plan().env.weight, plan().env.enabled, plan().env.stable_enabled) == (
+        "API_V2_TRAFFIC_PERCENTAGE",
+        "API_V2_ENABLED",
+        "USE_LEGACY_API_V1",
+    )
+
+
+def test_several_rollouts_name_their_own_variables() -> None:
+    found = parse({"rollout": {"a": {}, "b": {"env": {"weight": "B_PERCENT", "enabled": False}}}})
+
+    assert (found.rollouts[0].env.weight, found.rollouts[1].env.weight) == (None, "B_PERCENT")
+    assert found.rollouts[1].env.enabled is None
+
+
+names = st.from_regex(r"\A[a-z][a-z0-9_.-]{0,8}\Z").filter(lambda name: name not in ("always", "never", "v1"))
+ppm = st.integers(0, 1_000_000)
+durations = st.floats(0.001, 1e7, allow_nan=False).map(lambda s: round(s, 3))
+rates = st.floats(0, 1, allow_nan=False)
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "canary": draw(names | st.just({"v2": 62.5, "v3": 37.5})),
+        "weight": percent(draw(ppm)),
+        "hash": draw(st.sampled_from(["blake2b", "md5-100"])),
+        "fallback": draw(st.sampled_from(["never", "safe-methods", "idempotent"])),
+        "duration": duration_text(draw(durations)),
+        "bake": duration_text(draw(durations)),
+        "enabled": draw(st.booleans()),
+        "cache_headers": draw(st.booleans()),
+        "version_header": draw(st.sampled_from(["X-Version", False])),
+        "body_cap": draw(st.integers(0, 10**9)),
+        "key": draw(st.lists(st.sampled_from(["header:a", "cookie:b", "json:c.d", "user", "session:x", "client"]))),
+        "exclude": draw(st.lists(st.sampled_from(["GET /health", "/ready"]), unique=True)),
+        "stages": [
+            {"weight": percent(weight), "approve": draw(st.booleans()), "duration": duration_text(draw(durations))}
+            for weight in sorted(draw(st.sets(ppm, max_size=4)))
+        ],
+        "criteria": {
+            "error_rate": {"max": draw(rates), "action": draw(st.sampled_from(["rollback", "pause", "warn"]))},
+            "p99": {"max": duration_text(draw(durations)), "max_ratio": draw(st.floats(1, 10))},
+            "min_identities": draw(st.integers(0, 10**6)),
+        },
+        "segments": draw(
+            st.lists(
+                st.sampled_from(
+                    [
+                        {"name": "s", "when": {"identity": ["a", "b"]}, "version": "v1"},
+                        {"name": "s", "when": {"region": ["eu"]}, "weight": 12.5},
+                        {"name": "s", "when": {"attribute": "tier", "in": ["pro"]}, "weight": 0},
+                    ]
+                )
+            )
+        ),
+        "overrides": {"cookie": draw(st.sampled_from(["c", False])), "users": {"v1": draw(st.lists(names))}},
+        "end_of_life": {"sunset": "2026-07-01T00:00:00+02:00", "sunset_link": "/s", "deprecation_link": "/d"},
+    }
+    return {key: fields[key] for key in draw(st.sets(st.sampled_from(sorted(fields))))}
+
+
+@given(rollouts(), st.booleans())
+def test_every_plan_survives_being_written(fields: dict[str, Any], several: bool) -> None:
+    tables = {"checkout": fields, **({"other": {}} if several else {})}
+    found = parse({"rollout": tables, **({"store": "memory:"} if several else {})})
+
+    assert parse(json.loads(json.dumps(to_mapping(found)))) == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"wieght": 5}, "rollout.checkout.wieght = 5 is not known: did you mean 'weight'?"),
+        ({"zzz": 5}, "known here:"),
+        ({"weight": 101}, "rollout.checkout.weight is 101: must be 0 … 100 (percent)"),
+        ({"weight": -1}, "must be 0 … 100"),
+        ({"weight": "10"}, "must be a number"),
+        ({"weight": True}, "must be a number"),
+        ({"weight": float("nan")}, "must be a number"),
+        ({"weight": 0.00001}, "at most four decimals"),
+        ({"stable": "v2"}, "is the stable version's name too"),
+        ({"stable": "a b"}, "letters, digits"),
+        ({"canary": "always"}, "overrides use this word"),
+        ({"canary": 5}, "must be a version"),
+        ({"canary": {}}, "must be a version"),
+        ({"canary": {"v2": 50, "v3": 40}}, "shares must add up to 100, not 90"),
+        ({"canary": {"v2": 100, "v3": 0}}, "a share of 0 serves nobody"),
+        ({"canary": {"v2": "x", "v3": 100}}, "canary.v2 is 'x'"),
+        ({"endpoints": ["checkout"]}, "must begin with /"),
+        ({"endpoints": [5]}, "must be a list of texts"),
+        ({"key": ["heder:x"]}, "key[0]"),
+        ({"key": [5]}, "key[0] is 5"),
+        ({"key": "header:x"}, "must be a list"),
+        ({"hash": "sha1"}, "must be one of blake2b, md5-100"),
+        ({"fallback": "yes"}, "never, safe-methods, idempotent"),
+        ({"duration": 30}, 'a number has no unit: "30s"?'),
+        ({"duration": "30"}, "with a unit of"),
+        ({"duration": ""}, "must be a duration"),
+        ({"duration": []}, "must be a duration"),
+        ({"stages": [10, 5]}, "stages[1].weight is 5: must be above stages[0].weight (10)"),
+        ({"stages": [{"weight": 5, "aprove": True}]}, "did you mean 'approve'?"),
+        ({"stages": [{"duration": "5m"}]}, "stages[0].weight must be there"),
+        ({"body_cap": "1MX"}, "must be a size"),
+        ({"body_cap": -1}, "must be a size"),
+        ({"enabled": "yes"}, "must be true or false"),
+        ({"version_header": "a b"}, "must be a header name"),
+        ({"criteria": {"error_rate": {"max": "1%"}}}, "write 0.01?"),
+        ({"criteria": {"error_rate": {"max": "much"}}}, "must be a fraction, 0 … 1"),
+        ({"criteria": {"error_rate": {"max": 5}}}, "write 0.05 for 5 %?"),
+        ({"criteria": {"error_rate": {}}}, "says no limit"),
+        ({"criteria": {"error_rate": 0.01}}, "must be a table"),
+        ({"criteria": {"p95": {"max_ratio": 0.5}}}, "must be a number, 1 or more"),
+        ({"criteria": {"p95": {"max": "1s", "action": "panic"}}}, "rollback, pause, warn"),
+        ({"criteria": {"custom": {"cart": {"max": "x"}}}}, "custom.cart.max is 'x'"),
+        ({"criteria": {"custom": {"cart": 5}}}, "must be a table"),
+        ({"criteria": {"min_requests": -1}}, "must be a whole number, 0 or more"),
+        ({"guardrails": {"exceptions": {"count": 5}}}, "needs both count and within"),
+        ({"guardrails": {"exceptions": {"count": 0, "within": "1s"}}}, "1 or more"),
+        (
+            {"criteria": {"error_rate": {"max": 0.1}}, "guardrails": {"error_rate": {"max": 0.05}}},
+            "which rolls back first: lower it",
+        ),
+        (
+            {"criteria": {"availability": {"min": 0.9}}, "guardrails": {"availability": {"min": 0.99}}},
+            "which rolls back first: raise it",
+        ),
+        ({"segments": [5]}, "must be a table with name"),
+        ({"segments": [{"when": {"region": "eu"}, "weight": 5}]}, "name must be there"),
+        ({"segments": [{"name": "a", "when": {"region": "eu"}}]}, "exactly one of them"),
+        ({"segments": [{"name": "a", "when": {"region": "eu"}, "version": "v9"}]}, "must be one of v1, v2"),
+        ({"segments": [{"name": "a", "weight": 5}]}, "when must be there"),
+        ({"segments": [{"name": "a", "weight": 5, "when": {"path": "/"}}]}, "exactly one of identity"),
+        ({"segments": [{"name": "a", "weight": 5, "when": {"header": "x"}}]}, "must list what header 'x'"),
+        ({"overrides": {"users": {"v9": ["a"]}}}, "must be one of the versions v1, v2"),
+        ({"overrides": {"users": {"v2": "a"}}}, "must be a list of identities"),
+        ({"overrides": {"users": {"v2": ["a"], "v1": ["a"]}}}, "stands under v2 and under v1"),
+        ({"end_of_life": {"sunset": "soon"}}, "must be a date and time with offset"),
+        ({"end_of_life": {"sunset": "2026-01-01T00:00:00"}}, "must be a date and time with offset"),
+        (
+            {"end_of_life": {"sunset": "2026-01-01T00:00:00Z", "deprecation": "2026-02-01T00:00:00Z"}},
+            "must not be before deprecation",
+        ),
+        ({"salt": ""}, "must be a text"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key_and_what_would_be_right(fields: dict[str, Any], said: str) -> None:
+    assert said in problems(**fields)
+
+
+def test_all_problems_come_at_once() -> None:
+    message = problems(weight=101, fallback="x", stages=[5, 4])
+
+    assert message.startswith("the plan has 3 problems:")
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ({}, "holds no rollout"),
+        ({"rollout": {"a": 5}}, "rollout.a is 5: must be a table"),
+        ({"schema": 2, "rollout": {"a": {}}}, "this release reads no other"),
+        ({"schema": "1", "rollout": {"a": {}}}, "must be a whole number"),
+        ({"rollout": {"": {}}}, "letters, digits"),
+        ({"rollout": {"a": {}}, "anonymous": {"cokie": "x"}}, "did you mean 'cookie'?"),
+        ({"rollout": 5}, "must be a table"),
+    ],
+)
+def test_what_is_wrong_outside_of_a_rollout_is_named_too(mapping: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(mapping)
+
+    assert said in str(error.value)
+
+
+def test_a_stage_is_made_of_a_percentage_and_words() -> None:
+    stage = Stage(12.5, duration="30m", bake="1h", criteria={"error_rate": {"max": 0.01}})
+
+    assert (stage.weight_ppm, stage.duration_s, stage.bake_s) == (125_000, 1800, 3600)
+    assert stage.criteria is not None
+    assert plan(stages=[stage]).stages == (stage,)
+    assert stage == Stage(12.5, duration="30m", bake="1h", criteria={"error_rate": {"max": 0.01}})
+    assert hash(Stage(5, criteria=Criteria())) == hash(Stage(5, criteria=Criteria()))
+    assert Stage(5) != 5
+    assert repr(Stage(5, approve=True)) == "Stage(approve=True, weight_ppm=50000)"
+    with pytest.raises(AttributeError, match="does not change"):
+        stage.weight_ppm = 5
+    for wrong in (lambda: Stage(101), lambda: Stage(5, duration="x"), lambda: Stage(5, criteria={"p9": {}})):
+        with pytest.raises(ConfigError):
+            wrong()
+
+
+def test_a_stage_in_shadow_may_be_followed_by_the_same_weight() -> None:
+    assert len(plan(stages=[{"weight": 0, "shadow": True, "advance": "Mon 09:00-17:00 UTC"}, 0]).stages) == 2
+    assert to_mapping(Plan(rollouts=(plan(stages=[Stage(5, bake="1h", criteria={"min_requests": 5})]),)))
+
+
+def test_a_source_and_a_function_may_stand_in_the_key() -> None:
+    source = by_header("a")
+
+    assert plan(key=[source, str]).key[0] is source
+
+
+@given(st.integers(0, 1_000_000))
+def test_percentages_are_exact_to_the_ppm(ppm: int) -> None:
+    assert parse_percent(percent(ppm), "weight") == ppm
+
+
+@given(st.floats(0, 1e9, allow_nan=False))
+def test_durations_are_written_as_they_are_read(seconds: float) -> None:
+    assert parse_duration(duration_text(seconds), "x") == pytest.approx(seconds, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("200ms", 0.2), ("1h30m", 5400), ("2s", 2), ("1w", 604_800), ("1.5h", 5400), ("7d", 604_800)]
+)
+def test_durations_have_units(text: str, seconds: float) -> None:
+    assert parse_duration(text, "x") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("value", "size"), [(5, 5), ("64KiB", 65_536), ("1MiB", 1_048_576), ("10 B", 10), ("7", 7)])
+def test_sizes_have_units(value: int | str, size: int) -> None:
+    assert parse_size(value, "x") == size
