@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     """Makes *n* fresh requests and gives back what serves them."""
 
 _FEWEST: Final = 20
+# By then everything is imported, cached and specialised that a process prepares at its first requests.
+_WARM: Final = 500
 # A round never holds more requests than this in memory: larger ones would measure the caches instead.
 _MOST: Final = 20_000
 
@@ -75,7 +77,8 @@ def compare(
 
 
 def _calibrated(side: Prepare, effort: Effort, settle: Callable[[], object], clock: Callable[[], float]) -> int:
-    """How many requests make a round. Warms up on the way."""
+    """How many requests make a round, once everything is warm."""
+    _round(side, _WARM if effort.round_s else _FEWEST, settle, clock)
     count = _FEWEST
     while True:
         took = _round(side, count, settle, clock)
