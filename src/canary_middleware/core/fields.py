@@ -5,7 +5,7 @@ Reading a table key by key: each value checked, each problem kept, so that one m
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from ..errors import ConfigError
 
@@ -19,6 +19,15 @@ PPM_PER_PERCENT: Final = 10_000
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _UNITS_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "kB": 1000, "MB": 1000**2}
 _MISSING: Final = object()
+_LARGEST: Final = 2**53
+"""The whole numbers up to here are the same as floats and in JSON."""
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether *value* is a number that a float can hold; TOML and JSON know integers of any length."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST
 
 
 def parse_percent(value: object, key: str) -> int:
@@ -28,7 +37,7 @@ def parse_percent(value: object, key: str) -> int:
     Raises:
         ConfigError: *value* is no number, outside 0 … 100, or finer than four decimals.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+    if not _is_number(value):
         raise ConfigError(f"{key} is {value!r}: must be a number, 0 … 100 (percent)")
     if not 0 <= value <= 100:
         raise ConfigError(f"{key} is {value!r}: must be 0 … 100 (percent)")
@@ -68,6 +77,8 @@ def parse_duration(text: object, key: str) -> float:
             raise ConfigError(
                 f'{key} is {text!r}: must be a duration such as "30m", with a unit of {", ".join(_UNITS_S)}'
             ) from None
+    if not isfinite(total):
+        raise ConfigError(f'{key} is {text!r}: must be a duration that ends, such as "30m"')
     return total
 
 
@@ -77,8 +88,10 @@ def duration_text(seconds: float) -> str:
         whole, rest = divmod(seconds, _UNITS_S[unit])
         if not rest and (whole or unit == "s"):
             return f"{whole:.0f}{unit}"
-    # repr gives the shortest text that reads as the same float, but may use an exponent.
-    return f"{seconds!r}s" if "e" not in repr(seconds) else f"{seconds:.30f}s"
+    from decimal import Decimal
+
+    # repr gives the shortest text that reads as the same float; "f" writes it without an exponent.
+    return f"{Decimal(repr(seconds)):f}s"
 
 
 def parse_size(value: object, key: str) -> int:
@@ -89,7 +102,7 @@ def parse_size(value: object, key: str) -> int:
         number = value.strip()
         digits = len(number) - len(number.lstrip("0123456789"))
         unit = number[digits:].strip() or "B"
-        if digits and unit in _UNITS_BYTES:
+        if 0 < digits < 17 and unit in _UNITS_BYTES:
             return int(number[:digits]) * _UNITS_BYTES[unit]
     raise ConfigError(f'{key} is {value!r}: must be a size such as "64KiB", "1MiB", or a number of bytes')
 
@@ -197,8 +210,8 @@ class Reader:
         return self._checked(
             key,
             default,
-            lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
-            f"must be a whole number, {least} or more",
+            lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= _LARGEST,
+            f"must be a whole number, {least} or more (at most {_LARGEST})",
         )
 
     def choice(self, key: str, default: str, choices: Sequence[str]) -> str:
@@ -212,12 +225,7 @@ class Reader:
         value: float | None = self._checked(
             key,
             None,
-            lambda v: (
-                isinstance(v, (int, float))
-                and not isinstance(v, bool)
-                and isfinite(v)
-                and (least is None or v >= least)
-            ),
+            lambda v: _is_number(v) and (least is None or v >= least),
             "must be a number" if least is None else f"must be a number, {least:g} or more",
         )
         return None if value is None else float(value)
@@ -272,16 +280,17 @@ class Reader:
 
     def moment(self, key: str) -> datetime | None:
         """A point in time with its offset: a TOML date-time or RFC 3339 text."""
-        from datetime import datetime
+        from datetime import UTC, datetime
 
         value = self.any(key, None)
         if value is None:
             return None
         try:
             found = datetime.fromisoformat(value) if isinstance(value, str) else value
-        except ValueError:
-            found = None
-        if not isinstance(found, datetime) or found.tzinfo is None:
+            is_right = isinstance(found, datetime) and found.tzinfo is not None and bool(found.astimezone(UTC))
+        except (ValueError, OverflowError):  # OverflowError: the last hours of year 9999, west of Greenwich
+            is_right = False
+        if not is_right:
             self.problem(key, str(value), "must be a date and time with offset, as 2026-12-31T23:59:59Z")
             return None
         return found

@@ -22,6 +22,11 @@ MAX_IDENTITY_BYTES: Final = 4096
 _HEADER_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 
 
+def is_header_name(text: str) -> bool:
+    """Whether *text* is a token (RFC 9110 §5.6.2), as names of headers and cookies are."""
+    return bool(text) and _HEADER_LETTERS.issuperset(text.lower())
+
+
 class Source(Protocol):
     """One place to look for an identity. ``spec`` is its text in a plan file, for example ``header:x-user-id``."""
 
@@ -79,7 +84,7 @@ class Header(_Named):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name.lower()
-        if not _HEADER_LETTERS.issuperset(self.name):
+        if not is_header_name(name):
             raise ConfigError(f"header:{name!r} is no header name (RFC 9110 §5.1): write for example header:x-user-id")
         self.vary = name
 
@@ -323,7 +328,7 @@ class Anonymous:
         httponly: bool = True,
         same_site: str | None = "Lax",
     ) -> None:
-        if not cookie or not _HEADER_LETTERS.issuperset(cookie.lower()):
+        if not is_header_name(cookie):
             raise ConfigError(f"anonymous cookie name {cookie!r} is not a token (RFC 6265 §4.1.1): write canary_id")
         if same_site not in ("Lax", "Strict", "None", None):
             raise ConfigError(f"anonymous same_site is {same_site!r}: must be Lax, Strict, None or left out")

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from .bucketing import BUCKETS
 from .endpoints import validate_template
 from .fields import Reader, duration_text, parse_duration, parse_percent, percent
-from .identity import Custom, parse_source
+from .identity import Custom, is_header_name, parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -354,8 +354,8 @@ def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
     return plan
 
 
-def _check_name(reader: Reader, key: str, name: str) -> None:
-    if not name or len(name) > 100 or not _NAME_LETTERS.issuperset(name):
+def _check_name(reader: Reader, key: str, name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= 100 or not _NAME_LETTERS.issuperset(name):
         reader.problem(key, name, "must be 1 to 100 letters, digits, dots, dashes or underscores: it goes into headers")
     elif name in ("always", "never"):
         reader.problem(key, name, "must be another name: overrides use this word")
@@ -596,11 +596,15 @@ def _condition(when: Reader) -> tuple[Literal["identity", "header", "attribute"]
     kind = given[0]
     if kind in ("identity", "region"):
         values = when.texts(kind)
+        if not values:
+            when.problem(kind, None, f'must list at least one, as {kind} = ["a", "b"]')
         return ("identity", "", values) if kind == "identity" else ("attribute", "region", values)
     name = when.text(kind, None) or ""
     values = when.texts("in")
     if not values:
         when.problem("in", None, f'must list what {kind} {name!r} is compared with, as in = ["a", "b"]')
+    if kind == "header" and not is_header_name(name):
+        when.problem("header", name, "must be a header name (RFC 9110 §5.1), as x-region: it goes into Vary")
     return ("header", name.lower(), values) if kind == "header" else ("attribute", name, values)
 
 
@@ -651,10 +655,17 @@ def _end_of_life(reader: Reader) -> EndOfLife:
     return EndOfLife(
         deprecation=deprecation,
         sunset=sunset,
-        deprecation_link=reader.text("deprecation_link", None),
-        sunset_link=reader.text("sunset_link", None),
-        successor=reader.text("successor", None),
+        deprecation_link=_link(reader, "deprecation_link"),
+        sunset_link=_link(reader, "sunset_link"),
+        successor=_link(reader, "successor"),
     )
+
+
+def _link(reader: Reader, key: str) -> str | None:
+    target = reader.text(key, None)
+    if target is not None and any(c in '<>"' or not "!" <= c <= "~" for c in target):
+        reader.problem(key, target, "must be a URI in ASCII, other letters percent-encoded: it goes into Link")
+    return target
 
 
 def _anonymous(reader: Reader) -> AnonymousOptions:
@@ -754,12 +765,16 @@ def _stage_mapping(stage: Stage) -> dict[str, Any]:
 def _criteria_mapping(criteria: Criteria) -> dict[str, Any] | None:
     mapping: dict[str, Any] = {}
     for criterion in criteria.limits:
-        group, _, name = criterion.metric.rpartition(".")
+        group, _, name = criterion.metric.partition(".")
         limits: dict[str, Any] = {
             kind: duration_text(value) if _is_time(criterion.metric, kind) else int(value) if kind == "count" else value
             for kind, value in criterion.limits
         }
-        (mapping.setdefault(group, {}) if group else mapping)[name] = {**limits, "action": criterion.action}
+        written = {**limits, "action": criterion.action}
+        if name:
+            mapping.setdefault(group, {})[name] = written
+        else:
+            mapping[group] = written
     if criteria.min_requests:
         mapping["min_requests"] = criteria.min_requests
     if criteria.min_identities:
