@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import names
 from .logs import LogFilter
 from .pipeline import configure_telemetry, flush, shutdown
-from .recorder import recorder
+from .recording import recorder
 from .series import Subject
 from .usage import record_cache, record_db
 

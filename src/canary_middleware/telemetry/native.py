@@ -10,7 +10,10 @@ from __future__ import annotations
 import sys
 import weakref
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Where middlewares of either colour keep what they wrap; Starlette's stack is None until its first request.
 _BELOW: Final = ("middleware_stack", "app", "wsgi_app", "wsgi", "application", "_app")
@@ -22,11 +25,17 @@ class Natives:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[object], bool]] = {}
+        # Nearly every process serves one app.
+        self._last: Callable[[], object] = object
+        self._last_answer = False
 
     def opens_spans(self, app: object, request: object) -> bool:
         """Whether *app* opens a server span for *request* (the framework's own object)."""
+        if self._last() is app:
+            return self._last_answer
         known = self._known.get(id(app))
         if known is not None and known[0]() is app:
+            self._last, self._last_answer = known
             return known[1]
         found = opens_spans(app) or (_is_django(request) and _is_django_instrumented())
         try:

@@ -28,11 +28,13 @@ class Track:
         awaits: whether the app below is expected to open it.
         context: what is current while the app runs; None leaves it as it is.
         with_id: whether ``feature_flag.context.id`` is wanted.
+        route: what the span was opened with; frameworks know better in the end.
         scheme: ``url.scheme``, where the standard HTTP metric is wanted; else None.
     """
 
     __slots__ = (
-        "awaits", "context", "db_count", "db_s", "hits", "is_ours", "misses", "scheme", "span", "traced", "with_id",
+        "awaits", "context", "db_count", "db_s", "hits", "is_ours", "misses", "route", "scheme", "span", "traced",
+        "with_id",
     )  # fmt: skip
 
     def __init__(self, *, with_id: bool, scheme: str | None) -> None:
@@ -42,6 +44,7 @@ class Track:
         self.context: Context | None = None
         self.with_id = with_id
         self.scheme = scheme
+        self.route: str | None = None
         self.db_count = 0
         self.db_s = 0.0
         self.hits = 0

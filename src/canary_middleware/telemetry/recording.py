@@ -7,7 +7,6 @@ Metrics cost nothing here: what ``Counts`` holds anyway is read when it is colle
 from __future__ import annotations
 
 from functools import lru_cache
-from time import time_ns
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -166,9 +165,9 @@ class RequestRecorder(MetricsRecorder):
             track.awaits = True
             return
         parent = self._parent(current, head)
-        method = exchange.method
+        track.route = exchange.route
         span = tracer.start_span(
-            method if method in _SPAN_METHODS else "HTTP",
+            _span_name(exchange.method, track.route),
             context=parent,
             kind=SpanKind.SERVER,
             attributes=_attributes(exchange, head, assigned(exchange.assignment, with_id=self._with_id)),
@@ -225,13 +224,18 @@ class RequestRecorder(MetricsRecorder):
         if not isinstance(track, Track):
             super().end(exchange)
             return
-        if not exchange.is_aborted:
-            if self._instruments is not None:
-                self._instruments.record_request(exchange, _counted(exchange.method), track.context)
-            if track.scheme is not None and self._http is not None:
-                self._http.record(exchange.duration, _http_attributes(exchange, track.scheme), track.context)
+        if self._instruments is not None or self._http is not None:
+            self._record(exchange, track)
         if track.is_ours and track.span is not None:
             _end_span(track.span, exchange, track)
+
+    def _record(self, exchange: Exchange, track: Track) -> None:
+        if exchange.is_aborted:
+            return
+        if self._instruments is not None:
+            self._instruments.record_request(exchange, _counted(exchange.method), track.context)
+        if track.scheme is not None and self._http is not None:
+            self._http.record(exchange.duration, _http_attributes(exchange, track.scheme), track.context)
 
 
 _NOWHERE: Final = Context()
@@ -263,6 +267,8 @@ def _attributes(exchange: Exchange, head: RequestHead, base: Any) -> dict[str, A
     else:
         found[names.HTTP_METHOD] = names.OTHER_METHOD
         found[names.HTTP_METHOD_ORIGINAL] = method
+    if exchange.route is not None:
+        found[names.HTTP_ROUTE] = exchange.route
     host = head.header("host")
     if host:
         address, port = _server(host)
@@ -303,22 +309,31 @@ def _protocol(native: object) -> str | None:
 
 def _end_span(span: Span, exchange: Exchange, track: Track) -> None:
     if span.is_recording():
-        status = exchange.status
         found: dict[str, Any] = track.totals() if track.db_count or track.hits or track.misses else {}
+        status = exchange.status
         if status:
             found[names.HTTP_STATUS] = status
         route = exchange.route
-        if route is not None:
+        if route is not None and route != track.route:
             found[names.HTTP_ROUTE] = route
-            method = exchange.method
-            span.update_name(f"{method if method in _SPAN_METHODS else 'HTTP'} {route}")
-        # What the client got, not the outcome of the canary: where stable answered for it, nothing is wrong here.
-        error = exchange.error_type or (str(status) if status >= 500 else None)
-        if error is not None and not exchange.is_aborted:
-            found[names.ERROR_TYPE] = error
-            span.set_status(StatusCode.ERROR)
+            span.update_name(_span_name(exchange.method, route))
+        if exchange.is_odd or status >= 500:
+            error = _client_error(exchange)
+            if error is not None and not exchange.is_aborted:
+                found[names.ERROR_TYPE] = error
+                span.set_status(StatusCode.ERROR)
         span.set_attributes(found)
-    span.end(time_ns())
+    span.end()
+
+
+def _span_name(method: str, route: str | None) -> str:
+    shown = method if method in _SPAN_METHODS else "HTTP"
+    return shown if route is None else f"{shown} {route}"
+
+
+def _client_error(exchange: Exchange) -> str | None:
+    """What went wrong for the client, not for the canary: where stable answered instead of it, nothing has."""
+    return exchange.error_type or (str(exchange.status) if exchange.status >= 500 else None)
 
 
 def _http_attributes(exchange: Exchange, scheme: str) -> dict[str, str | int]:
@@ -330,7 +345,7 @@ def _http_attributes(exchange: Exchange, scheme: str) -> dict[str, str | int]:
         found[names.HTTP_STATUS] = exchange.status
     if exchange.route is not None:
         found[names.HTTP_ROUTE] = exchange.route
-    error = exchange.error_type or (str(exchange.status) if exchange.status >= 500 else None)
+    error = _client_error(exchange)
     if error is not None:
         found[names.ERROR_TYPE] = error
     return found
