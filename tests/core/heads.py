@@ -18,6 +18,7 @@ class Head:
 
     match: Match[Any] | None = None
     new_id: str | None = None
+    resume: BodyNotRead | None = None
     scheme = "http"
     app: object = None
     native: object = "native"
