@@ -90,11 +90,11 @@ def _calibrated(side: Prepare, effort: Effort, settle: Callable[[], object], clo
 def _round(side: Prepare, count: int, settle: Callable[[], object], clock: Callable[[], float]) -> float:
     serve = side(count)
     gc.collect()
-    # The prepared requests are ours, not the server's: its collector shall not walk them again and again.
+    # The prepared requests are ours, not the server's: its collector shall not walk them again and again. Not undone,
+    # so that the collection before the next round is a short one.
     gc.freeze()
     started = clock()
     serve()
     took = clock() - started
-    gc.unfreeze()
     settle()
     return took
