@@ -81,12 +81,15 @@ class Lazy:
     """
     An exporter that is made when its thread begins, in the process that exports.
 
+    Args:
+        convert: makes of what was queued what the exporter takes; in that thread, too.
     Attributes:
         busy: held while it is made and during its first export, when transports import and start what they need: no
             fork should happen then.
     """
 
-    def __init__(self, make: Callable[[], Exporter]) -> None:
+    def __init__(self, make: Callable[[], Exporter], convert: Callable[[Any], Any] | None = None) -> None:
+        self._convert = convert
         self._make = make
         self._exporter: Exporter | None = None
         self._is_warm = False
@@ -102,6 +105,8 @@ class Lazy:
         if self._exporter is None:
             self.open()
         assert self._exporter is not None
+        if self._convert is not None:
+            items = self._convert(items)
         if self._is_warm:
             result = self._exporter.export(items)
         else:

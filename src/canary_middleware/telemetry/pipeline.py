@@ -29,10 +29,14 @@ from .pump import Batch, Pump
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.trace import Tracer
 
     from .exporters import Exporter
     from .settings import Settings, Signal
+
+    OpenSpan = Callable[[str, Context, Mapping[str, Any]], trace.Span]
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 """Longest that a shutdown waits for collectors, all signals together; servers and Kubernetes grant 30 s."""
@@ -98,6 +102,17 @@ def start() -> None:
 def owns(provider: object) -> bool:
     """Whether *provider* is one of our own pipeline's."""
     return _pipeline is not None and provider in _pipeline.providers
+
+
+def span_opener(provider: object, tracer: Tracer) -> OpenSpan:
+    """What opens server spans on *provider*: the global one, whose *tracer* is ours."""
+    if _pipeline is not None and _pipeline.open_span is not None and provider in _pipeline.providers:
+        return _pipeline.open_span
+
+    def open_span(name: str, parent: Context, attributes: Mapping[str, Any]) -> trace.Span:
+        return tracer.start_span(name, context=parent, kind=trace.SpanKind.SERVER, attributes=attributes)
+
+    return open_span
 
 
 def stamp_providers(tracers: Any, loggers: Any) -> None:
@@ -187,6 +202,7 @@ class Pipeline:
         self._is_shut = False
         self._reader: Any = None  # a Reader, of a module that imports the SDK
         self._meters: Any = None
+        self.open_span: OpenSpan | None = None
         self.providers: list[object] = []
 
     def install(self) -> None:
@@ -199,15 +215,16 @@ class Pipeline:
     def _install_traces(self) -> None:
         if configured(trace.get_tracer_provider()) is not None:
             return
-        from opentelemetry.sdk.trace import TracerProvider
-
+        from .light import Opener, Provider
         from .processors import SpanQueue
 
+        put = self._put("traces")
         # Not shut down at exit by the SDK, which would wait for up to 40 s.
-        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+        provider = Provider(resource=self._resource, shutdown_on_exit=False)
         self.providers.append(provider)
         stamp_providers(provider, None)
-        provider.add_span_processor(SpanQueue(self._put("traces"), self._flush("traces")))
+        provider.add_span_processor(SpanQueue(put, self._flush("traces")))
+        self.open_span = Opener(provider, put, package_version()).open
         trace.set_tracer_provider(provider)
 
     def _install_logs(self) -> None:
@@ -286,7 +303,9 @@ class Pipeline:
         settings = self._settings
         running = _Running()
         if self.owns_traces():
-            running.add_batch("traces", self._exporters["traces"], settings.spans)
+            from .light import finished
+
+            running.add_batch("traces", self._exporters["traces"], settings.spans, finished)
         if self.owns_logs():
             running.add_batch("logs", self._exporters["logs"], settings.logs)
         if self._reader is not None:
@@ -385,11 +404,13 @@ class _Running:
         self.batches: dict[Signal, Batch] = {}
         self.lines: list[threading.Lock] = []
 
-    def add_batch(self, signal: Signal, make: Callable[[], Exporter], queue: Any) -> None:
-        """Export *signal* in batches; *queue* is a ``settings.Queue``."""
+    def add_batch(
+        self, signal: Signal, make: Callable[[], Exporter], queue: Any, convert: Callable[[Any], Any] | None = None
+    ) -> None:
+        """Export *signal* in batches; *queue* is a ``settings.Queue``, *convert* makes of one what exporters take."""
         from .exporters import Lazy
 
-        exporter = Lazy(make)
+        exporter = Lazy(make, convert)
         self.lines.append(exporter.busy)
         batch = Batch(f"canary-{signal}", exporter, capacity=queue.capacity, size=queue.size, delay_s=queue.delay_s)
         self.batches[signal] = batch

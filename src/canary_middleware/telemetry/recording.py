@@ -14,7 +14,7 @@ from opentelemetry import _logs, metrics, propagate, trace
 from opentelemetry import context as otel_context
 from opentelemetry.baggage import set_baggage
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import StatusCode
 
 from . import foreign, names, pipeline
 from .ledger import ledger
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from opentelemetry.metrics import Histogram
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span
 
     from ..core.exchange import Exchange
     from ..core.ports import Recorder, RequestHead
+    from .pipeline import OpenSpan
     from .series import Subject
 
 When = Literal["never", "auto", "always"]
@@ -73,7 +74,7 @@ def recorder(
         return MetricsRecorder(instruments)
     return RequestRecorder(
         instruments,
-        tracer=None if tracers is None else trace.get_tracer(names.SCOPE, version),
+        open_span=None if tracers is None else pipeline.span_opener(tracers, trace.get_tracer(names.SCOPE, version)),
         server_span=server_span,
         http=http,
         http_always=http_metrics == "always",
@@ -111,7 +112,7 @@ class RequestRecorder(MetricsRecorder):
         self,
         instruments: foreign.Instruments | None,
         *,
-        tracer: Tracer | None,
+        open_span: OpenSpan | None,
         server_span: When,
         http: Histogram | None,
         http_always: bool,
@@ -120,7 +121,7 @@ class RequestRecorder(MetricsRecorder):
         with_baggage: bool,
     ) -> None:
         super().__init__(instruments)
-        self._tracer = tracer
+        self._open_span = open_span
         self._server_span = server_span
         self._http = http
         self._http_always = http_always
@@ -134,8 +135,8 @@ class RequestRecorder(MetricsRecorder):
     def begin(self, exchange: Exchange, head: RequestHead) -> None:
         track = Track(with_id=self._with_id, scheme=self._scheme(head))
         exchange.span = track
-        if self._tracer is not None:
-            self._find_span(self._tracer, track, exchange, head)
+        if self._open_span is not None:
+            self._find_span(self._open_span, track, exchange, head)
         if self._with_baggage:
             context = otel_context.get_current() if track.context is None else track.context
             for name, value in stamp(exchange.assignment[0]).items():
@@ -152,7 +153,7 @@ class RequestRecorder(MetricsRecorder):
             return None
         return head.scheme
 
-    def _find_span(self, tracer: Tracer, track: Track, exchange: Exchange, head: RequestHead) -> None:
+    def _find_span(self, open_span: OpenSpan, track: Track, exchange: Exchange, head: RequestHead) -> None:
         current = trace.get_current_span()
         if self._server_span != "always" and _is_running(current):
             track.span = current
@@ -166,11 +167,10 @@ class RequestRecorder(MetricsRecorder):
             return
         parent = self._parent(current, head)
         track.route = exchange.route
-        span = tracer.start_span(
+        span = open_span(
             _span_name(exchange.method, track.route),
-            context=parent,
-            kind=SpanKind.SERVER,
-            attributes=_attributes(exchange, head, assigned(exchange.assignment, with_id=self._with_id)),
+            parent,
+            _attributes(exchange, head, assigned(exchange.assignment, with_id=self._with_id)),
         )
         track.is_ours = True
         track.span = span
@@ -317,7 +317,7 @@ def _end_span(span: Span, exchange: Exchange, track: Track) -> None:
         if route is not None and route != track.route:
             found[names.HTTP_ROUTE] = route
             span.update_name(_span_name(exchange.method, route))
-        if exchange.is_odd or status >= 500:
+        if exchange.odd is not None or status >= 500:
             error = _client_error(exchange)
             if error is not None and not exchange.is_aborted:
                 found[names.ERROR_TYPE] = error
