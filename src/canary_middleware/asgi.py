@@ -15,10 +15,10 @@ from .core.exchange import UNAVAILABLE, Exchange, Failure, Rare, active
 from .core.headers import GONE_BODY, encoded, more_headers
 from .core.ports import BodyNotRead
 from .dispatch import Rewrite, picker
-from .requests import find_cookie, find_query, is_json
+from .requests import find_cookie, find_query, is_json, length_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from .canary import Canary
     from .core.door import Door
@@ -40,6 +40,20 @@ def text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+def asgi_cookie(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:
+    """The first cookie called *name*. HTTP/2 may split cookies over several headers (RFC 9113 §8.2.3)."""
+    for key, value in headers:
+        if key == b"cookie" and (found := find_cookie(value.decode("latin-1"), name)) is not None:
+            return text(found.encode("latin-1"))
+    return None
+
+
+def asgi_query(scope: Scope, name: str) -> str | None:
+    """The first query parameter called *name*."""
+    query: bytes = scope.get("query_string", b"")
+    return find_query(text(query), name) if query else None
+
+
 # Header names as servers give them. Bounded: they come from plans and from our own code, never from a client.
 _RAW: dict[str, bytes] = {}
 
@@ -51,9 +65,7 @@ class _Request(Exchange):
     One object and not three, because it is made for every request.
     """
 
-    match: Match[Any] | None = None
-    received: object = _UNREAD
-    _attributes: Mapping[str, str] | None = None
+    __slots__ = ("_attributes", "_owner", "_receive", "_send", "match", "received", "resume", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, owner: CanaryMiddleware) -> None:
         # Exchange.__init__, without the call.
@@ -62,11 +74,15 @@ class _Request(Exchange):
         self.route = None
         self.span = None
         self.has_ended = False
-        self.is_odd = False
+        self.odd = None
         self.scope = scope
         self._receive = receive
         self._send = send
         self._owner = owner
+        self.match: Match[Any] | None = None
+        self.received: object = _UNREAD
+        self.resume: BodyNotRead | None = None
+        self._attributes: Mapping[str, str] | None = None
 
     def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
         # Exchange.admit, without the call.
@@ -109,24 +125,25 @@ class _Request(Exchange):
             wanted = _RAW[name]
         except KeyError:
             wanted = _RAW[name] = name.encode("latin-1")
+        found = None
         for key, value in self.scope["headers"]:
             if key == wanted:
-                try:
-                    return value.decode()  # type: ignore[no-any-return]
-                except UnicodeDecodeError:
-                    return value.decode("latin-1")  # type: ignore[no-any-return]
-        return None
+                if found is not None:
+                    # Joined, as WSGI servers do (RFC 9110 §5.3): a forged X-Forwarded-For may stand before the proxy's.
+                    return text(b",".join([value for key, value in self.scope["headers"] if key == wanted]))
+                found = value
+        if found is None:
+            return None
+        try:
+            return found.decode()  # type: ignore[no-any-return]
+        except UnicodeDecodeError:
+            return found.decode("latin-1")  # type: ignore[no-any-return]
 
     def cookie(self, name: str) -> str | None:
-        # HTTP/2 may split cookies over several headers (RFC 9113 §8.2.3).
-        for key, value in self.scope["headers"]:
-            if key == b"cookie" and (found := find_cookie(value.decode("latin-1"), name)) is not None:
-                return text(found.encode("latin-1"))
-        return None
+        return asgi_cookie(self.scope["headers"], name)
 
     def query(self, name: str) -> str | None:
-        query: bytes = self.scope.get("query_string", b"")
-        return find_query(text(query), name) if query else None
+        return asgi_query(self.scope, name)
 
     def path_param(self, name: str) -> str | None:
         return None if self.match is None else self.match.param(name)
@@ -165,8 +182,8 @@ class _Request(Exchange):
             return self.received  # type: ignore[return-value]
         if self.scope["type"] != "http" or not is_json(self.header("content-type") or ""):
             return None
-        length = self.header("content-length") or ""
-        if length and (not (length.isascii() and length.isdecimal()) or int(length) > cap or int(length) == 0):
+        length = self.header("content-length")
+        if length and not 0 < length_of(length) <= cap:
             return None
         raise BodyNotRead(cap)
 
@@ -195,7 +212,7 @@ class CanaryMiddleware:
             try:
                 exchange = self.canary.begin(talk)
             except BodyNotRead as wanted:
-                exchange = await _with_body(self.canary, talk, wanted.cap)
+                exchange = await _with_body(self.canary, talk, wanted)
             if exchange is None:
                 await self._uncovered(scope, talk.receive_again(), send)
                 return
@@ -320,9 +337,10 @@ class CanaryMiddleware:
             await self.run(talk)
 
 
-async def _with_body(canary: Canary, talk: _Http, cap: int) -> Exchange | None:
-    """Read the body up to *cap* bytes, decide, and let the app's ``receive`` start from the beginning."""
+async def _with_body(canary: Canary, talk: _Http, wanted: BodyNotRead) -> Exchange | None:
+    """Read the body up to the wanted cap, decide, and let the app's ``receive`` start from the beginning."""
     started = canary.clock()
+    cap = wanted.cap
     receive = talk.receive_again()
     messages: list[Message] = []
     chunks: list[bytes] = []
@@ -346,6 +364,7 @@ async def _with_body(canary: Canary, talk: _Http, cap: int) -> Exchange | None:
         return await receive()
 
     talk.rewind(talk.scope, replay)
+    talk.resume = wanted
     return canary.begin(talk, started)
 
 
@@ -357,6 +376,8 @@ def _quoted(path: str) -> bytes:
 
 class _Http(_Request):
     """What one request's app and its server say to each other, overheard."""
+
+    __slots__ = ()
 
     has_left: Rare[bool] = Rare(False)
     wants_trailers: Rare[bool] = Rare(False)
@@ -387,7 +408,7 @@ class _Http(_Request):
             raise
         if kind == "http.response.body":
             if not message.get("more_body"):
-                if not self.is_odd:
+                if self.odd is None:
                     # Exchange.finish, without the call.
                     if not self.has_ended:
                         self.has_ended = True
@@ -410,7 +431,7 @@ class _Http(_Request):
             self.wants_trailers = True
         headers = [*message.get("headers", ())]  # any iterable, maybe one that can be read only once
         extra = self.door.extras[self.assignment[0].version]
-        if not self.is_odd and not extra.wants_private:
+        if self.odd is None and not extra.wants_private:
             return {**message, "headers": [*headers, *extra.raw]}
         cache_control = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
         return {**message, "headers": [*headers, *encoded(more_headers(self, cache_control))]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import wraps
+from os import SEEK_END
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,13 +24,14 @@ from django.urls import URLResolver
 from django.urls.resolvers import RegexPattern
 from django.utils.module_loading import import_string
 
+from .asgi import asgi_cookie, asgi_query
 from .canary import Canary
 from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
 from .core.headers import GONE_BODY, more_headers
 from .core.identity import Session, User
 from .dispatch import Rewrite
 from .errors import ConfigError
-from .requests import is_json
+from .requests import is_json, length_of
 from .wsgi import WsgiHead
 
 if TYPE_CHECKING:
@@ -73,11 +75,34 @@ class DjangoHead(WsgiHead):
         value = session.session_key if name is None else session.get(name)
         return None if value is None else str(value)
 
+    def cookie(self, name: str) -> str | None:
+        scope = getattr(self.request, "scope", None)
+        return super().cookie(name) if scope is None else asgi_cookie(scope["headers"], name)
+
+    def query(self, name: str) -> str | None:
+        # In META it is text already under ASGI, and WSGI's bytes in Latin-1 clothes else.
+        scope = getattr(self.request, "scope", None)
+        return super().query(name) if scope is None else asgi_query(scope, name)
+
     def body(self, cap: int) -> bytes | None:
-        length = self.request.META.get("CONTENT_LENGTH") or ""
-        if not is_json(self.request.META.get("CONTENT_TYPE") or "") or not (length.isascii() and length.isdecimal()):
+        request = self.request
+        if not is_json(request.META.get("CONTENT_TYPE") or "") or not 0 < body_size(request) <= cap:
             return None
-        return self.request.body if 0 < int(length) <= cap else None
+        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        if limit is not None and body_size(request) > limit:
+            return None  # request.body would raise, and leave it to the view to do better
+        return request.body
+
+
+def body_size(request: HttpRequest) -> int:
+    """Bytes of the body that a view may read: as announced, or what Django has received under ASGI."""
+    stream = getattr(request, "_stream", None) if hasattr(request, "scope") else None
+    if stream is not None and stream.seekable():
+        here = stream.tell()
+        size: int = stream.seek(0, SEEK_END)
+        stream.seek(here)
+        return size
+    return length_of(request.META.get("CONTENT_LENGTH") or "")
 
 
 def get_canary() -> Canary:
@@ -192,7 +217,7 @@ class CanaryMiddleware:
         if exchange.variant.role != "canary" or request.method not in exchange.door.fallback_methods:
             return None
         try:
-            is_kept = int(request.META.get("CONTENT_LENGTH") or 0) <= exchange.door.router.plan.body_cap
+            is_kept = body_size(request) <= exchange.door.router.plan.body_cap
             if is_kept:
                 request.body  # noqa: B018 - read before the copy is made: Django closes the stream behind it
         except Exception:  # noqa: BLE001 - too long for Django, or the client left: the view will see it
@@ -236,7 +261,7 @@ class CanaryMiddleware:
 
     def _answered(self, response: HttpResponseBase, exchange: Exchange) -> HttpResponseBase:
         exchange.status = response.status_code
-        if exchange.is_odd:
+        if exchange.odd is not None:
             _forget(exchange)
         for name, value in _headers(response, exchange):
             _append(response, name, value)
@@ -282,7 +307,7 @@ class _Scope:
 
 def _headers(response: HttpResponseBase, exchange: Exchange) -> Any:
     found = exchange.door.extras[exchange.assignment.version]
-    if not exchange.is_odd and not found.wants_private:
+    if exchange.odd is None and not found.wants_private:
         return found.text
     return more_headers(exchange, [response.headers.get("Cache-Control", "")])
 

@@ -24,7 +24,8 @@ class FlaskHead(WsgiHead):
 
     @property
     def native(self) -> object:
-        return Request(self.environ)
+        # Shallow: a key function that reads the body gets an error, and the app gets its body.
+        return Request(self.environ, populate_request=False, shallow=True)
 
     def session(self, name: str | None) -> str | None:
         # Opened here, before Flask routes the request: which route it takes may depend on it. Read, never saved.

@@ -40,6 +40,12 @@ def find_query(query: str, name: str) -> str | None:
     return None
 
 
+def length_of(content_length: str) -> int:
+    """A Content-Length as a number; -1 where it is none. int() takes signs and spaces too, and 4300 digits at most."""
+    is_number = content_length.isascii() and content_length.isdecimal() and len(content_length) < 19
+    return int(content_length) if is_number else -1
+
+
 def is_json(content_type: str) -> bool:
     """Whether a Content-Type says JSON: ``application/json`` or ``application/<x>+json``."""
     media = content_type.partition(";")[0].strip().lower()

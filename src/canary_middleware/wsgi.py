@@ -13,7 +13,7 @@ from .bodies import Recording, Replay, Tape
 from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
 from .core.headers import GONE_BODY, more_headers
 from .dispatch import Rewrite, picker
-from .requests import find_cookie, find_query, is_json
+from .requests import find_cookie, find_query, is_json, length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .canary import Canary
     from .core.door import Door
     from .core.endpoints import Match
-    from .core.ports import Recorder
+    from .core.ports import BodyNotRead, Recorder
     from .core.rollout import Assignment
 
     Environ = dict[str, Any]  # Any: PEP 3333 puts anything there
@@ -50,6 +50,7 @@ class WsgiHead:
     # Class attributes as defaults, and no slots: most requests never write them.
     match: Match[Any] | None = None
     new_id: str | None = None
+    resume: BodyNotRead | None = None  # our input is read on the spot
     _attributes: Mapping[str, str] | None = None
 
     def __init__(self, environ: Environ, canary: Canary, owner: object) -> None:
@@ -122,12 +123,13 @@ class WsgiHead:
         if not is_json(environ.get("CONTENT_TYPE") or ""):
             return None
         source = environ["wsgi.input"]
-        length = environ.get("CONTENT_LENGTH") or ""
-        if length:
-            if not (length.isascii() and length.isdecimal()) or int(length) > cap:
+        announced = environ.get("CONTENT_LENGTH")
+        if announced:
+            length = length_of(announced)
+            if not 0 < length <= cap:
                 return None
-            data: bytes = source.read(int(length))
-            environ["wsgi.input"] = io.BytesIO(data) if len(data) == int(length) else Replay(io.BytesIO(data), source)
+            data: bytes = source.read(length)
+            environ["wsgi.input"] = io.BytesIO(data) if len(data) == length else Replay(io.BytesIO(data), source)
             return data
         if not environ.get("wsgi.input_terminated"):
             return None
@@ -403,7 +405,7 @@ def _starter(exchange: Exchange, start_response: StartResponse) -> StartResponse
 def response_headers(exchange: Exchange, headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     """What to append to the app's *headers*."""
     found = exchange.door.extras[exchange.assignment.version]
-    if not exchange.is_odd and not found.wants_private:
+    if exchange.odd is None and not found.wants_private:
         return found.text
     return more_headers(exchange, [value for name, value in headers if name.lower() == "cache-control"])
 

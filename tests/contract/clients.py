@@ -18,7 +18,31 @@ def _pairs(headers: Headers) -> list[tuple[str, str]]:
     return list(headers.items()) if isinstance(headers, Mapping) else list(headers)
 
 
-def wsgi_request(
+class _Input(io.BytesIO):
+    """A server's input that notes how much is taken of it."""
+
+    def __init__(self, body: bytes, taken: list[int]) -> None:
+        super().__init__(body)
+        self._taken = taken
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._taken.append(len(data))
+        return data
+
+
+def _in_environ(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for name, value in headers:
+        raw = value.encode("utf-8", "surrogateescape").decode("latin-1")
+        key = name.upper().replace("-", "_")
+        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        # Servers join repeated headers, cookies by a semicolon (RFC 3875 §4.1.18).
+        env[key] = f"{env[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{raw}" if key in env else raw
+    return env
+
+
+def wsgi_request(  # noqa: C901 - flat, as a server is
     app: Any,
     method: str = "GET",
     target: str = "/",
@@ -28,39 +52,44 @@ def wsgi_request(
     read: int | None = None,
     environ: Mapping[str, Any] | None = None,
     validate: bool = True,
+    peer: str = "203.0.113.9",
+    cut: bool = False,
+    taken: list[int] | None = None,
 ) -> Answer:
     """
-    One request.
+    One request. With a Transfer-Encoding header the body goes without a length.
 
     Args:
         read: chunks to take before the client leaves; None takes all.
+        peer: the client's address.
+        cut: the client leaves in the middle of its body: here, the input ends before its length.
+        taken: gets the size of each piece of the body that is asked of the server.
     """
     path, _, query = target.partition("?")
     env: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
         "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-        "QUERY_STRING": query,
+        "QUERY_STRING": query.encode("utf-8", "surrogateescape").decode("latin-1"),
         "SERVER_NAME": "testserver",
         "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "203.0.113.9",
+        "REMOTE_ADDR": peer,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(body),
+        "wsgi.input": _Input(body, [] if taken is None else taken),
         "wsgi.errors": io.StringIO(),
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
     }
     if body:
-        env["CONTENT_LENGTH"] = str(len(body))
-    for name, value in _pairs(headers):
-        raw = value.encode("utf-8", "surrogateescape").decode("latin-1")
-        key = name.upper().replace("-", "_")
-        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
-        # Servers join repeated headers, cookies by a semicolon (RFC 3875 §4.1.18).
-        env[key] = f"{env[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{raw}" if key in env else raw
+        env["CONTENT_LENGTH"] = str(len(body) * (2 if cut else 1))
+    env.update(_in_environ(_pairs(headers)))
+    is_chunked = "HTTP_TRANSFER_ENCODING" in env
+    if is_chunked:
+        del env["CONTENT_LENGTH"]
+        env["wsgi.input_terminated"] = True  # gunicorn's and Werkzeug's word that the input has an end of its own
     env.update(environ or {})
     started: list[tuple[str, list[tuple[str, str]]]] = []
     written: list[bytes] = []
@@ -76,7 +105,8 @@ def wsgi_request(
     result: Any = None
     error: BaseException | None = None
     try:
-        result = (validator(app) if validate else app)(env, start_response)
+        # The validator forbids to read up to the end, the only way to read a body without a length.
+        result = (validator(app) if validate and not is_chunked else app)(env, start_response)
         for n, chunk in enumerate(result):
             if read is not None and n >= read:
                 break
@@ -106,12 +136,32 @@ def asgi_request(
     read: int | None = None,
     chunk_size: int = 0,
     scope: Mapping[str, Any] | None = None,
+    peer: str = "203.0.113.9",
+    cut: bool = False,
+    taken: list[int] | None = None,
 ) -> Answer:
     """One request; see ``wsgi_request``. With *chunk_size* the body comes in pieces."""
-    return asyncio.run(_asgi_request(app, method, target, headers, body, read, chunk_size, scope or {}))
+    extra = {"client": (peer, 40000), **(scope or {})}
+    noted = [] if taken is None else taken
+    return asyncio.run(_asgi_request(app, method, target, headers, body, read, chunk_size, extra, cut, noted))
 
 
-async def _asgi_request(
+def _raw(headers: Iterable[tuple[str, str]], length: int) -> list[tuple[bytes, bytes]]:
+    raw = [(name.lower().encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers]
+    if length and not any(name in (b"content-length", b"transfer-encoding") for name, _ in raw):
+        raw.append((b"content-length", str(length).encode()))
+    return raw
+
+
+def _messages(body: bytes, size: int, cut: bool) -> list[dict[str, Any]]:
+    pieces = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
+    return [
+        {"type": "http.request", "body": piece, "more_body": cut or n < len(pieces) - 1}
+        for n, piece in enumerate(pieces)
+    ]
+
+
+async def _asgi_request(  # noqa: C901
     app: Any,
     method: str,
     target: str,
@@ -120,11 +170,11 @@ async def _asgi_request(
     read: int | None,
     chunk_size: int,
     extra: Mapping[str, Any],
+    cut: bool,
+    taken: list[int],
 ) -> Answer:
     path, _, query = target.partition("?")
-    raw = [(name.lower().encode(), value.encode("utf-8", "surrogateescape")) for name, value in _pairs(headers)]
-    if body and not any(name == b"content-length" for name, _ in raw):
-        raw.append((b"content-length", str(len(body)).encode()))
+    raw = _raw(_pairs(headers), len(body) * (2 if cut else 1))
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -133,26 +183,23 @@ async def _asgi_request(
         "scheme": "http",
         "path": unquote_to_bytes(path).decode("utf-8", "replace"),
         "raw_path": path.encode(),
-        "query_string": query.encode(),
+        "query_string": query.encode("utf-8", "surrogateescape"),
         "root_path": "",
         "headers": raw,
-        "client": ("203.0.113.9", 40000),
         "server": ("testserver", 80),
         **extra,
     }
-    size = chunk_size or len(body) or 1
-    pieces = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
-    waiting = [
-        {"type": "http.request", "body": piece, "more_body": n < len(pieces) - 1} for n, piece in enumerate(pieces)
-    ]
+    waiting = _messages(body, chunk_size or len(body) or 1, cut)
     left = asyncio.Event()
     answer = Answer(status=500, headers=[], body=b"")
     starts = 0
 
     async def receive() -> dict[str, Any]:
         if waiting:
+            taken.append(len(waiting[0]["body"]))
             return waiting.pop(0)
-        await left.wait()
+        if not cut:
+            await left.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

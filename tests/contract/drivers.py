@@ -37,19 +37,21 @@ class Driver(Protocol):
     """Whether a failing view reaches the server as an exception (bare apps, Starlette) or as a 500."""
 
     def serve(
-        self, canary: Canary, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
     ) -> AbstractContextManager[Client]:
         """
         An app with one catch-all route, dispatched by ``handlers``; with *rewrite*, by path prefix: the version whose
-        prefix the path has at last is the one that answers.
+        prefix the path has at last is the one that answers. Without a *canary*: what ``v1`` is alone, without us.
         """
         ...
 
 
-def _dispatch(make: Callable[[Behaviour], Any], versions: Versions) -> Any:
+def _dispatch(make: Callable[[Behaviour], Any], versions: Versions, canary: Canary | None) -> Any:
     """The versions as one view of the framework's."""
     views = {name: make(behaviour) for name, behaviour in versions.items()}
     stable = views.pop("v1")
+    if canary is None:
+        return stable
     return handlers(stable, views["v2"]) if list(views) == ["v2"] else handlers(stable, **views)
 
 
@@ -63,13 +65,14 @@ def _pick_by_prefix(rewrite: Mapping[str, str], versions: Versions) -> Behaviour
     return behave
 
 
-# -- bare WSGI ------------------------------------------------------------------------------------------------------------
+# -- bare WSGI -------------------------------------------------------------------------------------------------
 
 
 def _wsgi_view(behaviour: Behaviour) -> Any:
     def app(environ: Any, start_response: Any) -> Any:
         length = int(environ.get("CONTENT_LENGTH") or 0)
-        body = environ["wsgi.input"].read(length) if length else b""
+        is_chunked = environ.get("wsgi.input_terminated", False)
+        body = environ["wsgi.input"].read(-1 if is_chunked else length) if length or is_chunked else b""
         path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
         reply = behaviour(Call(method=environ["REQUEST_METHOD"], path=path, body=body))
         start_response(f"{reply.status} Whatever", list(reply.headers))
@@ -84,18 +87,20 @@ class Wsgi:
     has_middleware_exceptions = True
 
     @contextmanager
-    def serve(self, canary: Canary, versions: Versions, *, rewrite: dict[str, str] | None = None) -> Iterator[Client]:
+    def serve(
+        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+    ) -> Iterator[Client]:
         if rewrite is not None:
             app = _wsgi_view(_pick_by_prefix(rewrite, versions))
         else:
             views = {name: _wsgi_view(behaviour) for name, behaviour in versions.items()}
             stable = views.pop("v1")
-            app = canary_wsgi.apps(stable, **views)
-        wrapped = canary_wsgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite)
+            app = stable if canary is None else canary_wsgi.apps(stable, **views)
+        wrapped = app if canary is None else canary_wsgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite)
         yield lambda *args, **kwargs: wsgi_request(wrapped, *args, **kwargs)
 
 
-# -- bare ASGI ------------------------------------------------------------------------------------------------------------
+# -- bare ASGI -------------------------------------------------------------------------------------------------
 
 
 def _asgi_view(behaviour: Behaviour) -> Any:
@@ -127,18 +132,20 @@ class Asgi:
     has_middleware_exceptions = True
 
     @contextmanager
-    def serve(self, canary: Canary, versions: Versions, *, rewrite: dict[str, str] | None = None) -> Iterator[Client]:
+    def serve(
+        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+    ) -> Iterator[Client]:
         if rewrite is not None:
             app = _asgi_view(_pick_by_prefix(rewrite, versions))
         else:
             views = {name: _asgi_view(behaviour) for name, behaviour in versions.items()}
             stable = views.pop("v1")
-            app = canary_asgi.apps(stable, **views)
-        wrapped = canary_asgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite)
+            app = stable if canary is None else canary_asgi.apps(stable, **views)
+        wrapped = app if canary is None else canary_asgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite)
         yield lambda *args, **kwargs: asgi_request(wrapped, *args, **kwargs)
 
 
-# -- Flask ----------------------------------------------------------------------------------------------------------------
+# -- Flask -----------------------------------------------------------------------------------------------------
 
 
 class Flask:
@@ -147,7 +154,9 @@ class Flask:
     has_middleware_exceptions = False
 
     @contextmanager
-    def serve(self, canary: Canary, versions: Versions, *, rewrite: dict[str, str] | None = None) -> Iterator[Client]:
+    def serve(
+        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+    ) -> Iterator[Client]:
         import flask
         from werkzeug.datastructures import Headers
 
@@ -163,17 +172,18 @@ class Flask:
             return view
 
         app = flask.Flask("contract")
-        app.secret_key = "contract"  # noqa: S105
+        app.secret_key = "contract"
         app.logger.disabled = True
-        view = _dispatch(make, versions) if rewrite is None else make(_pick_by_prefix(rewrite, versions))
+        view = _dispatch(make, versions, canary) if rewrite is None else make(_pick_by_prefix(rewrite, versions))
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
         app.add_url_rule("/", "root", view, methods=methods, provide_automatic_options=False)
         app.add_url_rule("/<path:rest>", "rest", view, methods=methods, provide_automatic_options=False)
-        init_app(app, canary, rewrite=rewrite)
+        if canary is not None:
+            init_app(app, canary, rewrite=rewrite)
         yield lambda *args, **kwargs: wsgi_request(app, *args, **kwargs)
 
 
-# -- FastAPI --------------------------------------------------------------------------------------------------------------
+# -- FastAPI ---------------------------------------------------------------------------------------------------
 
 
 class FastApi:
@@ -182,7 +192,9 @@ class FastApi:
     has_middleware_exceptions = True
 
     @contextmanager
-    def serve(self, canary: Canary, versions: Versions, *, rewrite: dict[str, str] | None = None) -> Iterator[Client]:
+    def serve(
+        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+    ) -> Iterator[Client]:
         import fastapi
         from fastapi.responses import Response, StreamingResponse
 
@@ -209,14 +221,15 @@ class FastApi:
             return view
 
         app = fastapi.FastAPI(openapi_url=None)
-        view = _dispatch(make, versions) if rewrite is None else make(_pick_by_prefix(rewrite, versions))
+        view = _dispatch(make, versions, canary) if rewrite is None else make(_pick_by_prefix(rewrite, versions))
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
         app.add_api_route("/{rest:path}", view, methods=methods)
-        app.add_middleware(CanaryMiddleware, canary=canary, rewrite=rewrite)
+        if canary is not None:
+            app.add_middleware(CanaryMiddleware, canary=canary, rewrite=rewrite)
         yield lambda *args, **kwargs: asgi_request(app, *args, **kwargs)
 
 
-# -- Django, both colours -------------------------------------------------------------------------------------------------
+# -- Django, both colours --------------------------------------------------------------------------------------
 
 
 def configure_django() -> None:
@@ -251,23 +264,21 @@ class _Django:
         raise NotImplementedError
 
     @contextmanager
-    def serve(self, canary: Canary, versions: Versions, *, rewrite: dict[str, str] | None = None) -> Iterator[Client]:
+    def serve(
+        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+    ) -> Iterator[Client]:
         configure_django()
         from django.test import override_settings
         from django.urls import re_path
 
-        view = _dispatch(self._make, versions) if rewrite is None else self._make(_pick_by_prefix(rewrite, versions))
+        picked = None if rewrite is None else _pick_by_prefix(rewrite, versions)
+        view = _dispatch(self._make, versions, canary) if picked is None else self._make(picked)
         urls = types.ModuleType("contract_urls")
         urls.urlpatterns = [re_path(r"^(?P<rest>.*)$", view)]  # type: ignore[attr-defined]
-        with override_settings(
-            CANARY=canary,
-            CANARY_REWRITE=rewrite,
-            ROOT_URLCONF=urls,
-            MIDDLEWARE=[
-                "django.contrib.sessions.middleware.SessionMiddleware",
-                "canary_middleware.django.CanaryMiddleware",
-            ],
-        ):
+        middleware = ["django.contrib.sessions.middleware.SessionMiddleware"]
+        if canary is not None:
+            middleware.append("canary_middleware.django.CanaryMiddleware")
+        with override_settings(CANARY=canary, CANARY_REWRITE=rewrite, ROOT_URLCONF=urls, MIDDLEWARE=middleware):
             yield self._client()
 
 

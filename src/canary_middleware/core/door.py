@@ -144,10 +144,11 @@ class Door:
             settled = self._settled(head)
             if settled is not None:
                 return settled
-        for read, source in self._reads:
+        for read, source in self._reads if head.resume is None else self._left(head.resume):
             try:
                 identity = read(head)
-            except BodyNotRead:
+            except BodyNotRead as wanted:
+                wanted.asked = self.sources[: self.sources.index(source)]
                 raise
             except Exception as error:  # noqa: BLE001 - a key function of the app's, or a framework's session
                 self.complain("identity", error, f"{source.spec} counts as absent for that request")
@@ -159,11 +160,15 @@ class Door:
             return router.assign(identity, head)
         return router.assign(None, head)
 
+    def _left(self, resume: BodyNotRead) -> list[tuple[Callable[[RequestHead], str | None], Source]]:
+        """The sources that have not been asked yet."""
+        return [(read, source) for read, source in self._reads if source not in resume.asked]
+
     def _settled(self, head: RequestHead) -> Assignment | None:
         """The answer that does not depend on who asks, where there is one."""
         if self.always is not None:
             return self.always
-        if self.override is not None:
+        if self.override is not None and head.resume is None:
             forced = self._forced(head)
             if forced is not None:
                 return forced

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .door import Door
     from .endpoints import Match
     from .exchange import Exchange
+    from .identity import Source
     from .records import Event, Worker
     from .rollout import Assignment
 
@@ -35,6 +36,9 @@ class RequestHead(Protocol):
 
     new_id: str | None
     """The anonymous id that was made for this request; set by the decision."""
+
+    resume: BodyNotRead | None
+    """Where an earlier decision on this request left off to have the body read; None at first."""
 
     def exchange(self, assignment: Assignment, door: Door, started: float) -> Exchange:
         """The request's Exchange, decided so. A front door may be it itself."""
@@ -67,7 +71,7 @@ class RequestHead(Protocol):
         ...
 
     def header(self, name: str) -> str | None:
-        """The first header called *name* (lower case)."""
+        """The header called *name* (lower case); several of that name joined by commas (RFC 9110 §5.3)."""
         ...
 
     def cookie(self, name: str) -> str | None: ...
@@ -100,11 +104,18 @@ class RequestHead(Protocol):
 
 
 class BodyNotRead(Exception):
-    """A door that cannot block was asked for the body; ``cap`` says how much of it is wanted, in bytes."""
+    """
+    A door that cannot block was asked for the body; it reads it, and asks again with this as the head's ``resume``.
+
+    Attributes:
+        cap: how much of the body is wanted, in bytes.
+        asked: the sources that have answered already, and need not be asked (or complained of) a second time.
+    """
 
     def __init__(self, cap: int) -> None:
         super().__init__(cap)
         self.cap = cap
+        self.asked: tuple[Source, ...] = ()
 
 
 class Store(Protocol):
