@@ -25,7 +25,7 @@ from .core.plan import parse
 from .core.ports import BodyNotRead
 from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
 from .counts import Counts
-from .errors import ConfigError
+from .errors import ConfigError, TransitionRefused
 from .troubles import Troubles, logger
 
 if TYPE_CHECKING:
@@ -581,9 +581,18 @@ class Canary:
         from .core.plan import parse_percent
 
         ppm = parse_percent(weight, "weight")
+        self._require_unpinned(rollout)
         return self.change(
             "set", lambda current: transitions.set_weight(current, ppm), rollout=rollout, actor=actor, reason=reason
         )
+
+    def _require_unpinned(self, name: str | None) -> None:
+        rollout = self.rollout(name)
+        if rollout.pinned_ppm is not None:
+            raise TransitionRefused(
+                f"cannot set the weight of {rollout.name!r}: {rollout.plan.env.weight} in the environment pins it to "
+                f"{rollout.pinned_ppm / 10_000:g} %; change or remove that variable and restart"
+            )
 
     def start(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
         """Enter the first stage."""

@@ -127,7 +127,8 @@ class Door:
     @property
     def gone_headers(self) -> list[tuple[str, str]]:
         """What a 410 says beside the usual headers: when the version went, and what succeeds it."""
-        return end_of_life(self.router.plan)
+        # After completion every answer of stable says so, this one too.
+        return [] if self.router.rollout.phase == "completed" else end_of_life(self.router.plan)
 
     def decide(self, head: RequestHead) -> Assignment:
         """
@@ -185,4 +186,5 @@ class Door:
 
     def is_gone(self, assignment: Assignment) -> bool:
         """Whether the request is pinned to a stable version that has been retired: it gets 410."""
-        return self.is_retired and assignment.role == "stable" and assignment.reason != "error"
+        # An emergency and a failure of ours are no wish of the request's: stable, which is still there, serves it.
+        return self.is_retired and assignment.role == "stable" and assignment.reason not in ("error", "emergency")

@@ -266,7 +266,8 @@ class Router:
         rollout = self.rollout
         if rollout.phase == "locked":
             return self.variant(self.plan.stable, "emergency")
-        if not rollout.is_known:
+        # Above "unknown": that stable is retired, this process knows without a store.
+        if not rollout.is_known and rollout.stable_enabled:
             return self.variant(self.plan.stable, "unknown")
         if not rollout.stable_enabled:
             # Which canary, and who is pinned to the retired version, still depends on the identity; see _assign().
