@@ -12,10 +12,13 @@ import stat
 import tempfile
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+# No link of somebody else's making is followed, and a pipe that has nobody at its other end is not waited for.
+_OPEN: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class LastKnown(NamedTuple):
@@ -64,7 +67,7 @@ class LastKnownFile:
     def load(self) -> LastKnown | None:
         """What was saved, or None where there is nothing, nothing whole, or nothing of ours."""
         try:
-            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            handle = os.open(self.path, _OPEN)
             with os.fdopen(handle, encoding="utf-8") as file:
                 # In a shared temporary directory anybody may have put it there.
                 status = os.fstat(file.fileno())
@@ -75,8 +78,11 @@ class LastKnownFile:
             if outer["checksum"] != _checksum(payload):
                 return None
             inner = json.loads(payload)
-            return LastKnown(inner["records"], float(inner["saved_s"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            records: Mapping[str, Mapping[str, Any]] = inner["records"]
+            if not all(isinstance(record, dict) for record in records.values()):
+                return None
+            return LastKnown(records, float(inner["saved_s"]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
 
