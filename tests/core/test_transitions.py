@@ -226,16 +226,6 @@ def test_the_latch_outlives_a_rollback() -> None:
     assert transitions.roll_back(at("locked"), "x").phase == "locked"
 
 
-def test_a_weight_that_the_environment_pins_is_not_set_by_hand_but_still_rolled_back() -> None:
-    pinned = rollout(0, state={"pinned_ppm": 100_000})
-
-    with pytest.raises(TransitionRefused) as error:
-        transitions.set_weight(pinned, 500_000)
-
-    assert "API_V2_TRAFFIC_PERCENTAGE in the environment pins it to 10 %" in str(error.value)
-    assert transitions.roll_back(pinned, "manual").effective_ppm == 0
-
-
 @pytest.mark.parametrize("phase", ["rolled_back", "locked"])
 def test_lowering_is_allowed_under_a_latch_and_leaves_it_on(phase: str) -> None:
     lowered = transitions.set_weight(rollout(10, state={"phase": phase}), 0)

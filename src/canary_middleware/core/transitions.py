@@ -109,11 +109,6 @@ def set_weight(rollout: Rollout, weight_ppm: int) -> Rollout:
         if weight_ppm > 0:
             _require_unlatched(rollout, "set the weight of")
         return _next(rollout, weight_ppm=0)
-    if rollout.pinned_ppm is not None:
-        raise TransitionRefused(
-            f"cannot set the weight of {rollout.name!r}: {rollout.plan.env.weight} in the environment pins it to "
-            f"{rollout.pinned_ppm / 10_000:g} %. Change the variable and restart, or roll back: that needs neither."
-        )
     stages = rollout.plan.stages
     # The last stage that the weight has reached, so that going on after a resume never lowers or repeats.
     stage = sum(stage.weight_ppm <= weight_ppm for stage in stages) - 1 if stages else rollout.stage
