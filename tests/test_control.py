@@ -155,3 +155,13 @@ def test_an_unknown_rollout_is_answered_with_the_ones_there_are(control: Control
         control.rollout("xyz")
     with pytest.raises(ConfigError, match="it holds none yet: start the service first"):
         Control(FakeStore()).rollout("checkout")
+
+
+def test_a_record_that_cannot_be_read_does_not_stand_in_the_way_of_another(control: Control, store: FakeStore) -> None:
+    store.set_back({"name": "search", "schema": 99})
+
+    changed = control.change("checkout", "emergency", transitions.lock, actor="ada")
+
+    assert control.rollout("checkout") == changed
+    with pytest.raises(ConfigError, match="upgrade this process"):
+        control.rollouts()

@@ -44,13 +44,15 @@ class Control:
 
     def rollout(self, name: str) -> Rollout:
         """One rollout. Raises ConfigError, with the names that there are, where it is none of them."""
-        rollouts = self.rollouts()
-        if name in rollouts:
-            return rollouts[name]
+        found = self.store.read()
+        records = {} if found is None else found[1]
+        if name in records:
+            # Only this one: a record that cannot be read must not stand in the way of another's rollback.
+            return from_record(records[name])
         from difflib import get_close_matches
 
-        near = get_close_matches(name, rollouts, 1)
-        known = f"there are {', '.join(sorted(rollouts))}" if rollouts else "it holds none yet: start the service first"
+        near = get_close_matches(name, records, 1)
+        known = f"there are {', '.join(sorted(records))}" if records else "it holds none yet: start the service first"
         hint = f"did you mean {near[0]!r}?" if near else known
         raise ConfigError(f"there is no rollout {name!r} in {self.store.url}: {hint}")
 

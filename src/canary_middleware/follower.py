@@ -12,8 +12,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from .core.records import NewerSchema, Worker, from_record, to_record
-from .errors import CanaryError, StaleRevision, StoreUnavailable
+from .core.records import Worker, from_record, to_record
+from .errors import CanaryError, StaleRevision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,13 +109,11 @@ class Follower:
             self._deliver()
             self._read()
             self._failures = 0
-            self._note = ""
             self._current_at = self._clock()
             self._beat()
             self._flush()
         except Exception as error:  # noqa: BLE001 - the store is away or odd: the last weights stay, and we try again
             self._failures += 1
-            self._note = f"{type(error).__name__}: {error}"
             self._complain("store", error, "the last known weights stay in force, and nothing advances")
             self.has_read.set()
             backoff: float = min(MAX_BACKOFF_S, REFRESH_S * 2 ** min(self._failures, 10))
@@ -129,6 +127,7 @@ class Follower:
         if found is None:
             return
         generation, records = found
+        self._note = ""
         local = self._local()
         adopted: dict[str, Rollout] = {}
         is_settled = True
@@ -146,15 +145,15 @@ class Follower:
             self._next_beat = 0.0
         self.has_read.set()
         if is_settled:
-            self._generation = generation
             self._save(records)
+            self._generation = generation
 
     def _readable(self, name: str, record: Mapping[str, Any] | None) -> Rollout | None:
         if record is None:
             return None
         try:
             return from_record(record)
-        except (NewerSchema, CanaryError) as error:
+        except CanaryError as error:
             self._note = str(error)
             self._complain(f"state of {name}", error, "the last good state stays in force")
             return None
@@ -209,18 +208,21 @@ class Follower:
         if self._pending is not None:
             self._store.add_counts(self.worker_id, *self._pending)
             self._pending = None
+        # Asked before the counts are taken: whatever fails, they are either here or pending.
+        window_s = int(self._store.now())
         counts = self._drain()
         if counts:
             self._sequence += 1
-            self._pending = (self._sequence, int(self._store.now()), counts)
+            self._pending = (self._sequence, window_s, counts)
             self._store.add_counts(self.worker_id, *self._pending)
             self._pending = None
 
     def _end(self) -> None:
         try:
+            self._deliver()
             self._flush(is_last=True)
             self._store.leave(self.worker_id)
-        except (StoreUnavailable, OSError) as error:
-            self._complain("store", error, "the last second's counts are lost")
+        except Exception as error:  # noqa: BLE001 - nobody is left to hear it
+            self._complain("store", error, "what it has not been told yet is lost, such as the last counts")
         finally:
             self._store.close()
