@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from canary_middleware.core import transitions
 from canary_middleware.core.rollout import Rollout
-from canary_middleware.errors import TransitionRefused
+from canary_middleware.errors import ConfigError, TransitionRefused
 
 from .test_rollout import plan, rollout
 
@@ -231,3 +231,8 @@ def test_lowering_is_allowed_under_a_latch_and_leaves_it_on(phase: str) -> None:
     lowered = transitions.set_weight(rollout(10, state={"phase": phase}), 0)
 
     assert (lowered.phase, lowered.weight_ppm, lowered.revision) == (phase, 0, 1)
+
+
+def test_an_endpoint_that_is_no_template_never_enters_a_plan() -> None:
+    with pytest.raises(ConfigError, match="the path must begin with /"):
+        transitions.add_endpoint(rollout(0, endpoints=["/a"]), "no-slash")

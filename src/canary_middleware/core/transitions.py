@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TransitionRefused
+from .endpoints import validate_template
 
 if TYPE_CHECKING:
     from .rollout import Rollout
@@ -159,7 +160,8 @@ def unlock(rollout: Rollout) -> Rollout:
 
 
 def add_endpoint(rollout: Rollout, template: str) -> Rollout:
-    """Cover one more endpoint."""
+    """Cover one more endpoint. Raises ConfigError where *template* is none."""
+    validate_template(template)
     endpoints = rollout.plan.endpoints
     if not endpoints:
         raise TransitionRefused(f"{rollout.name!r} covers every path already: name its endpoints in the plan first")
