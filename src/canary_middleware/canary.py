@@ -175,8 +175,6 @@ class Canary:
     def _load_plan(self, plan: Plan, environ: Mapping[str, str], *, is_shared: bool) -> None:
         from .core.environment import read_environment
 
-        if not plan.rollouts:
-            raise ConfigError("the plan holds no rollout: add a [rollout.<name>] table")
         pins = read_environment(plan, environ)
         for rollout_plan in plan.rollouts:
             name = rollout_plan.name
