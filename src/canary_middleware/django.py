@@ -95,14 +95,17 @@ class DjangoHead(WsgiHead):
 
 
 def body_size(request: HttpRequest) -> int:
-    """Bytes of the body that a view may read: as announced, or what Django has received under ASGI."""
+    """Bytes of the body that a view may read: as announced, or what Django has received under ASGI; -1 if unknown."""
+    announced = request.META.get("CONTENT_LENGTH") or ""
+    if announced and length_of(announced) < 0:
+        return -1  # request.body would raise, and leaves that to the view
     stream = getattr(request, "_stream", None) if hasattr(request, "scope") else None
     if stream is not None and stream.seekable():
         here = stream.tell()
         size: int = stream.seek(0, SEEK_END)
         stream.seek(here)
         return size
-    return length_of(request.META.get("CONTENT_LENGTH") or "")
+    return length_of(announced)
 
 
 def get_canary() -> Canary:
