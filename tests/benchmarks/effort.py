@@ -28,7 +28,7 @@ class Effort:
 
 # Many short rounds, not a few long ones: shared machines change their speed by half within a second, and the two rounds
 # of a pair shall see the same one.
-FULL: Final = Effort(processes=3, rounds=61, round_s=0.008, starts=40, requests=(20_000, 120_000))
+FULL: Final = Effort(processes=3, rounds=41, round_s=0.008, starts=40, requests=(20_000, 120_000))
 QUICK: Final = Effort(processes=1, rounds=31, round_s=0.006, starts=12, requests=(5_000, 25_000))
 PROOF: Final = Effort(processes=1, rounds=2, round_s=0.0, starts=2, requests=(200, 400))
 """Proves that a benchmark runs; its figures mean nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -29,6 +31,8 @@ def show(results: Sequence[Result]) -> None:
     for result in results:
         if result.problem is not None:
             print(f"not available: {result.figure.name}: {result.problem}")
+    # A busy machine is slower for the larger code of the two: ratios grow with its load.
+    print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     aimed = [result for result in results if result.figure.target is not None]
     print(f"{sum(result.is_met is True for result in aimed)} of {len(aimed)} figures met")
 
