@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from opentelemetry import metrics
 from canary_middleware import telemetry
 from canary_middleware.telemetry import ledger, names, pipeline
 from tests.support.otlp import OtlpReceiver
+from tests.support.wait import eventually
 from tests.telemetry.drive import middleware, request
 
 if TYPE_CHECKING:
@@ -31,8 +33,18 @@ def in_child(work: Callable[[], None]) -> None:
             code = 0
         finally:
             os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    try:
+        status = eventually(lambda: _ended(pid), timeout=30, message="the child hangs")
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    assert os.waitstatus_to_exitcode(status[0]) == 0
+
+
+def _ended(pid: int) -> tuple[int] | None:
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return (status,) if found else None
 
 
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
@@ -98,6 +110,35 @@ def test_a_fork_while_the_parent_exports_leaves_the_child_s_telemetry_alive(poin
 def _child_of_a_busy_parent(app: Any) -> None:
     request(app)
     assert telemetry.flush(10)
+
+
+def test_no_child_is_born_in_the_middle_of_a_collection(point_at: Callable[..., None]) -> None:
+    with OtlpReceiver() as otlp:
+        point_at(otlp)
+        telemetry.configure_telemetry()
+        collecting, forking = threading.Event(), threading.Event()
+        home = os.getpid()
+
+        def observe(_: Any) -> list[metrics.Observation]:
+            if os.getpid() == home and not forking.is_set():
+                collecting.set()
+                forking.wait(10)
+                # The collection goes on for a while after the fork was asked for.
+                threading.Event().wait(0.3)
+            return [metrics.Observation(1)]
+
+        metrics.get_meter("shop").create_observable_gauge("shop.slow", callbacks=[observe])
+        app = middleware()
+        request(app)
+        flushing = threading.Thread(target=telemetry.flush)
+        flushing.start()
+        assert collecting.wait(10)
+        os.register_at_fork(before=forking.set)
+
+        in_child(lambda: _child_of_a_busy_parent(app))
+
+        flushing.join()
+        assert otlp.histogram_count(names.REQUEST_DURATION) == 2
 
 
 def test_a_child_of_a_child_starts_from_zero_too(point_at: Callable[..., None]) -> None:
