@@ -139,3 +139,22 @@ def test_the_headers_of_a_version_are_made_once() -> None:
     entered = door()
 
     assert entered.extras["v2"] is entered.extras["v2"]
+
+
+def test_a_decision_that_waited_for_the_body_goes_on_where_it_left_off() -> None:
+    asked: list[str] = []
+
+    def broken(native: object) -> str:
+        asked.append("function")
+        raise RuntimeError("no database")
+
+    entered = door(0, key=[by_callable(broken), "json:user_id"], override=OverrideReader("X-Canary", None, "t"))
+    headers = {"x-canary": "v2"}
+    with pytest.raises(BodyNotRead) as wanted:
+        entered.decide(Head(headers=headers, is_body_read=False))
+    head = Head(headers=headers, body=b'{"user_id": "u"}')
+    head.resume = wanted.value
+
+    assert entered.decide(head).reason == "weight"
+    assert asked == ["function"]
+    assert [component for component, _ in complaints] == ["override", "identity"]
