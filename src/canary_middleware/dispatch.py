@@ -135,6 +135,11 @@ def _agree(stable: Callable[..., Any], others: Mapping[str, Callable[..., Any]])
                 f"handlers(): {_name(stable)}{_parameters(ours)} and {_name(handler)}{_parameters(theirs)} take "
                 f"different arguments: give {_name(handler)} the parameters of {_name(stable)}"
             )
+        if _dependencies(stable, ours) != _dependencies(handler, theirs):
+            raise ConfigError(
+                f"handlers(): {_name(stable)} and {_name(handler)} have different dependencies: FastAPI would resolve "
+                f"those of {_name(stable)} for both, so declare the same ones"
+            )
     return expected
 
 
@@ -146,6 +151,22 @@ def _compatible(ours: Any, theirs: Any) -> bool:  # Any: inspect.Signature, impo
     return [(p.name, p.kind, p.default is p.empty) for p in left] == [
         (p.name, p.kind, p.default is p.empty) for p in right
     ]
+
+
+def _dependencies(handler: Callable[..., Any], found: Any) -> dict[str, object]:  # Any: inspect.Signature
+    """What FastAPI calls for each parameter, such as the check of a user's rights; by the parameter's name."""
+    from typing import get_type_hints
+
+    try:
+        hints = get_type_hints(handler, include_extras=True)
+    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved here names no dependency
+        hints = {}
+    return {
+        name: marker.dependency
+        for name, parameter in found.parameters.items()
+        for marker in (parameter.default, *getattr(hints.get(name), "__metadata__", ()))
+        if hasattr(marker, "dependency")
+    }
 
 
 def _parameters(found: Any) -> str:  # Any: inspect.Signature
