@@ -165,3 +165,4 @@ def test_a_record_that_cannot_be_read_does_not_stand_in_the_way_of_another(contr
     assert control.rollout("checkout") == changed
     with pytest.raises(ConfigError, match="upgrade this process"):
         control.rollouts()
+    assert [control.knows(name) for name in ("checkout", "search", "nobody")] == [True, True, False]

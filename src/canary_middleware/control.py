@@ -56,6 +56,11 @@ class Control:
         hint = f"did you mean {near[0]!r}?" if near else known
         raise ConfigError(f"there is no rollout {name!r} in {self.store.url}: {hint}")
 
+    def knows(self, name: str) -> bool:
+        """Whether the store holds a rollout of that name, readable or not."""
+        found = self.store.read()
+        return found is not None and name in found[1]
+
     def register(self, rollout: Rollout, *, actor: str, reason: str) -> bool:
         """Put a rollout in place that the store does not know. False where somebody else was first."""
         event = self.event(rollout, rollout, "register", actor, reason, {})

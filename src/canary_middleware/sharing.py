@@ -7,13 +7,14 @@ The app's own plan says who is asked and by what; the store's copy says everythi
 from __future__ import annotations
 
 import atexit
-from typing import TYPE_CHECKING, Any, Final
+import threading
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import ref
 
 from .control import Control
 from .core.records import from_record
 from .counts import to_plain
-from .errors import CanaryError, ConfigError, StoreUnavailable
+from .errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .follower import Follower
 from .last_known import LastKnownFile
 
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 # The first request of a process waits this long for the store, once; a local file answers in a few milliseconds.
 FIRST_READ_S: Final = 0.3
 _LOCAL_FIRST: Final = frozenset({"rollback", "emergency"})
+
+
+class _Debt(NamedTuple):
+    """A change that is in force here, and that the store has yet to hear of."""
+
+    name: str
+    verb: str
+    tell: Callable[[], Rollout]
 
 
 class Sharing:
@@ -45,12 +54,18 @@ class Sharing:
         self.control = Control(store)
         self._follower: Follower | None = None
         self._flushed: dict[Series, Cell] = {}
-        self._owed: dict[str, Callable[[], Rollout]] = {}
+        self._owed: list[_Debt] = []
+        self._make_locks()
         self._last_known = (
             None
             if store.url.startswith("memory:")
             else LastKnownFile.beside(store.url, [rollout.name for rollout in canary.rollouts()])
         )
+
+    def _make_locks(self) -> None:
+        # Two, so that a rollback takes effect here while another thread waits for the store.
+        self._serving = threading.Lock()
+        self._delivering = threading.Lock()
 
     @property
     def stale_s(self) -> float:
@@ -62,6 +77,9 @@ class Sharing:
         canary = self._canary()
         if canary is None:
             return
+        if self._follower is not None:  # a fork: what the parent owes the parent tells, and its locks are its own
+            self._owed = []
+            self._make_locks()
         self._flushed = {}
         self._remember(canary)
         follower = self._follower = Follower(
@@ -96,21 +114,25 @@ class Sharing:
         assert canary is not None
 
         def tell() -> Rollout:
+            if not self.control.knows(name):
+                self.control.register(canary.rollout(name), actor=actor, reason="first seen")
             return self.control.change(name, verb, transition, actor=actor, reason=reason)
 
         if verb in _LOCAL_FIRST:
-            canary.serve(transition(canary.rollout(name)))
-            self._owed[name] = tell
-        try:
-            changed = tell()
-        except StoreUnavailable as error:
-            if verb in _LOCAL_FIRST:
-                canary.troubles.report("store", error, f"the {verb} is in force here, and will be told when it is back")
-                return canary.rollout(name)
-            raise
-        self._owed.pop(name, None)
-        self._adopt({name: changed})
+            self._insist(canary, _Debt(name, verb, tell), transition)
+        else:
+            self._adopt({name: tell()})
         return canary.rollout(name)
+
+    def _insist(self, canary: Canary, debt: _Debt, transition: Callable[[Rollout], Rollout]) -> None:
+        with self._serving:
+            canary.serve(transition(canary.rollout(debt.name)))
+            self._owed.append(debt)
+        try:
+            self._deliver()
+        except (StoreUnavailable, StaleRevision) as error:
+            consequence = f"the {debt.verb} is in force here, and will be told when it is back"
+            canary.troubles.report("store", error, consequence)
 
     def series(self, since_s: int = 0) -> dict[Series, Cell]:
         """The whole fleet's counts from *since_s* on, with those of this process that are still on their way."""
@@ -134,14 +156,34 @@ class Sharing:
         canary = self._canary()
         if canary is None:
             return
-        for name, theirs in rollouts.items():
-            if name not in self._owed:
-                canary.serve(theirs)
+        with self._serving:
+            owed = {debt.name for debt in self._owed}
+            mine = {rollout.name: rollout for rollout in canary.rollouts()}
+            for name, theirs in rollouts.items():
+                # A reading may be older than what another thread of ours has just changed.
+                is_older = name in mine and mine[name].is_known and theirs.revision < mine[name].revision
+                if name not in owed and not is_older:
+                    canary.serve(theirs)
 
     def _deliver(self) -> None:
-        for name, tell in list(self._owed.items()):
-            tell()
-            self._owed.pop(name, None)
+        with self._delivering:
+            for debt in tuple(self._owed):
+                try:
+                    changed = debt.tell()
+                except ConfigError as error:
+                    self._report(debt, error, "it is in force here, and owed until somebody mends the store's record")
+                    continue
+                except TransitionRefused as error:
+                    self._report(debt, error, "the store's state is beyond it, and will be served")
+                    self._owed.remove(debt)
+                else:
+                    self._owed.remove(debt)
+                    self._adopt({debt.name: changed})
+
+    def _report(self, debt: _Debt, error: Exception, consequence: str) -> None:
+        canary = self._canary()
+        if canary is not None:
+            canary.troubles.report(f"{debt.verb} of {debt.name}", error, consequence)
 
     def _drain(self) -> Mapping[str, Any] | None:
         canary = self._canary()
@@ -159,9 +201,8 @@ class Sharing:
             return
         for name, record in found.records.items():
             try:
-                rollout = from_record(record)
-                canary.serve(rollout)
-            except (CanaryError, ConfigError) as error:
+                self._adopt({name: from_record(record)})
+            except CanaryError as error:
                 canary.troubles.report(f"last-known state of {name}", error, "stable serves until the store is read")
 
 
