@@ -94,7 +94,8 @@ def test_a_first_process_registers_its_rollout_and_then_serves_what_the_store_ho
     process = Process(store)
 
     process.tick()
-    assert [process.is_known for _ in "1"] == [False]
+    was_known = process.is_known
+    assert not was_known
     assert [(event.verb, event.reason) for event in store.events] == [("register", "first seen")]
     process.tick()
     assert process.is_known

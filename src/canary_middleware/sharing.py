@@ -166,24 +166,25 @@ class Sharing:
                     canary.serve(theirs)
 
     def _deliver(self) -> None:
+        canary = self._canary()
+        if canary is None:
+            return
+        report = canary.troubles.report
         with self._delivering:
             for debt in tuple(self._owed):
                 try:
                     changed = debt.tell()
                 except ConfigError as error:
-                    self._report(debt, error, "it is in force here, and owed until somebody mends the store's record")
+                    consequence = "it is in force here, and owed until somebody mends the store's record"
+                    report(f"{debt.verb} of {debt.name}", error, consequence)
                     continue
                 except TransitionRefused as error:
-                    self._report(debt, error, "the store's state is beyond it, and will be served")
+                    consequence = "the store's state is beyond it, and will be served"
+                    report(f"{debt.verb} of {debt.name}", error, consequence)
                     self._owed.remove(debt)
                 else:
                     self._owed.remove(debt)
                     self._adopt({debt.name: changed})
-
-    def _report(self, debt: _Debt, error: Exception, consequence: str) -> None:
-        canary = self._canary()
-        if canary is not None:
-            canary.troubles.report(f"{debt.verb} of {debt.name}", error, consequence)
 
     def _drain(self) -> Mapping[str, Any] | None:
         canary = self._canary()
