@@ -293,7 +293,7 @@ class Canary:
 
     def _end(self, exchange: Exchange) -> None:
         try:
-            if exchange.is_odd and exchange.answered_at is not None:
+            if exchange.odd is not None and exchange.answered_at is not None:
                 elapsed = exchange.answered_at - exchange.started
             else:
                 elapsed = self.clock() - exchange.started

@@ -202,7 +202,7 @@ class Counts:
             table = self._table()
         status = exchange.status
         key: _Key
-        if status < 500 and not exchange.is_odd:
+        if status < 500 and exchange.odd is None:
             key = (exchange.variant, exchange.method, status, exchange.route)
         else:
             key = _odd(table, exchange)

@@ -87,12 +87,12 @@ def test_a_version_that_nothing_serves_is_reported_and_given_to_stable() -> None
 
 def test_an_ordinary_request_is_not_odd() -> None:
     current = exchange([])
-    assert not current.is_odd
+    assert current.odd is None
     assert current.decided is current.assignment
 
     current.new_id = "abc"
 
-    assert current.is_odd
+    assert current.odd == {"new_id": "abc"}
     assert isinstance(Exchange.new_id, Rare)
 
 

@@ -7,7 +7,7 @@ The clock is handed in by whoever makes it; this file knows no server, framework
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ class Rare(Generic[T]):
     """
     An attribute that few requests set; setting it marks the exchange odd.
 
-    What an ordinary request needs is then one look at ``is_odd`` instead of one at each of these.
+    What an ordinary request needs is then one look at ``odd`` instead of one at each of these.
     """
 
     __slots__ = ("_default", "_name")
@@ -55,11 +55,17 @@ class Rare(Generic[T]):
     def __get__(self, exchange: Exchange, owner: type) -> T: ...
 
     def __get__(self, exchange: Exchange | None, owner: type) -> Rare[T] | T:
-        return self if exchange is None else exchange.__dict__.get(self._name, self._default)
+        if exchange is None:
+            return self
+        # Not the object's own __dict__: making one slows every other access to the object down.
+        values = exchange.odd
+        return self._default if values is None else cast("T", values.get(self._name, self._default))
 
     def __set__(self, exchange: Exchange, value: T) -> None:
-        exchange.__dict__[self._name] = value
-        exchange.is_odd = True
+        if exchange.odd is None:
+            exchange.odd = {self._name: value}
+        else:
+            exchange.odd[self._name] = value
 
 
 class Exchange:
@@ -78,7 +84,7 @@ class Exchange:
         route: route template without values, or None.
         duration: seconds; final once ended.
         span: the recorder's own, or None.
-        is_odd: whether any of the following was ever set.
+        odd: those of the following that were set, by name; None for an ordinary request.
         error_type: class name of the exception, or None.
         failure: set when stable answered for the canary.
         missed: why stable could not (``"started"``, ``"body"``), or None.
@@ -97,6 +103,20 @@ class Exchange:
     release: Rare[Callable[[], object] | None] = Rare(None)
     _decided: Rare[Assignment | None] = Rare(None)
 
+    __slots__ = (
+        "assignment",
+        "door",
+        "duration",
+        "has_ended",
+        "method",
+        "odd",
+        "route",
+        "span",
+        "started",
+        "status",
+        "variant",
+    )
+
     assignment: Assignment
     variant: Variant
     door: Door
@@ -109,7 +129,7 @@ class Exchange:
         self.route: str | None = None
         self.span: object = None
         self.has_ended = False
-        self.is_odd = False
+        self.odd: dict[str, object] | None = None
 
     def admit(self, assignment: Assignment, door: Door, started: float) -> None:
         """The decision has fallen: *assignment*, by *door*, when the clock read *started*."""
@@ -128,7 +148,7 @@ class Exchange:
         if not self.has_ended:
             self.has_ended = True
             self.door.end(self)
-            if self.is_odd and self.release is not None:
+            if self.odd is not None and self.release is not None:
                 self.release()
 
     def raised(self, error: BaseException) -> None:
