@@ -8,6 +8,7 @@ Django: one middleware for both colours, a URLconf per version, and system check
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from functools import wraps
 from os import SEEK_END
 from types import ModuleType
@@ -20,8 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
-from django.urls import URLResolver
-from django.urls.resolvers import RegexPattern
+from django.urls import get_resolver, set_urlconf
 from django.utils.module_loading import import_string
 
 from .asgi import asgi_cookie, asgi_query
@@ -232,7 +232,8 @@ class CanaryMiddleware:
 
     def _fell_back(self, response: HttpResponseBase, exchange: Exchange) -> None:
         status = response.status_code
-        response.close()
+        _drop(response)
+        set_urlconf(None)  # reverse() in stable's view would find the canary's URLs
         self.canary.fell_back(exchange, Failure(status, exchange.error_type or str(status)))
 
     def _uncovered(self, request: HttpRequest) -> Any:
@@ -273,6 +274,15 @@ class CanaryMiddleware:
         else:
             exchange.finish()
         return response
+
+
+def _drop(response: HttpResponseBase) -> None:
+    """Close what a dropped answer holds. Not by its close(): that says that the request is finished."""
+    closers = response._resource_closers  # type: ignore[attr-defined]  # noqa: SLF001 - the list close() works through
+    for close in closers:
+        with suppress(Exception):  # as Django itself does
+            close()
+    closers.clear()
 
 
 class _Scope:
@@ -433,14 +443,27 @@ class _RollingBack:
     """
 
     def __init__(self, urlconf: Any) -> None:
-        self.urlpatterns = [_Resolver(RegexPattern(r""), urlconf)]
+        resolver = get_resolver(urlconf)
+        self._module = resolver.urlconf_module
+        self.urlpatterns = [_guarded(pattern) for pattern in resolver.url_patterns]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)  # handler404 and the like
 
 
-class _Resolver(URLResolver):
-    def resolve(self, path: str) -> Any:
-        match = super().resolve(path)
-        match.func = _rolled_back(match.func)
+def _guarded(pattern: Any) -> Any:  # Any: URLPattern or URLResolver
+    """The same pattern to all who look at it (reverse(), LocaleMiddleware); only the view it finds is another."""
+    resolve = pattern.resolve
+
+    def guarded(path: str) -> Any:
+        match = resolve(path)
+        if match is not None:
+            match.func = _rolled_back(match.func)
         return match
+
+    copied = copy.copy(pattern)
+    copied.resolve = guarded
+    return copied
 
 
 def _rolled_back(view: Callable[..., Any]) -> Callable[..., Any]:
