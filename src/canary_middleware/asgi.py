@@ -430,7 +430,7 @@ class _Http(_Request):
         if message.get("trailers"):
             self.wants_trailers = True
         headers = [*message.get("headers", ())]  # any iterable, maybe one that can be read only once
-        extra = self.door.extras[self.assignment[0].version]
+        extra = self.door.extras[self.assignment[0]]
         if self.odd is None and not extra.wants_private:
             return {**message, "headers": [*headers, *extra.raw]}
         cache_control = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
@@ -617,7 +617,7 @@ class _Websocket(_Http):
             self.answered_at = self._owner.canary.clock()
             self.status = 101
             self.note_route()
-            extra = self.door.extras[self.assignment.version]
+            extra = self.door.extras[self.assignment[0]]
             message = {**message, "headers": [*message.get("headers", ()), *extra.raw]}
         elif kind == "websocket.http.response.start":
             message = self.begun(message)

@@ -319,7 +319,7 @@ class _Scope:
 
 
 def _headers(response: HttpResponseBase, exchange: Exchange) -> Any:
-    found = exchange.door.extras[exchange.assignment.version]
+    found = exchange.door.extras[exchange.assignment[0]]
     if exchange.odd is None and not found.wants_private:
         return found.text
     return more_headers(exchange, [response.headers.get("Cache-Control", "")])
@@ -327,9 +327,13 @@ def _headers(response: HttpResponseBase, exchange: Exchange) -> Any:
 
 def _append(response: HttpResponseBase, name: str, value: str) -> None:
     """Add to what the app set. Django keeps one value per header, and cookies apart."""
+    # What Django's own setter checks per response was checked once, with the plan.
+    store = response.headers._store  # noqa: SLF001
     if name == "Set-Cookie":
         response.cookies.load(value)
-    elif name in response.headers and name != "X-Canary-Fallback":
+    elif name.lower() not in store:
+        store[name.lower()] = (name, value)
+    elif name != "X-Canary-Fallback":
         present = response.headers[name]
         if name == "Vary" and "*" in present:
             return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from flask import g, got_request_exception, request
+from flask import got_request_exception
 from werkzeug.wrappers import Request
 
 from .core.exchange import Exchange, active
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from .canary import Canary
+    from .core.rollout import Assignment
 
 
 class FlaskHead(WsgiHead):
@@ -42,6 +43,18 @@ class FlaskHead(WsgiHead):
 class _Middleware(CanaryMiddleware):
     head = FlaskHead
 
+    def note(self, environ: Any, exchange: Exchange) -> None:
+        request = environ.get("werkzeug.request")
+        if request is not None and request.url_rule is not None:
+            exchange.route = request.url_rule.rule
+
+
+def _assigned(_: object) -> Assignment:
+    exchange = active.get()
+    if exchange is None:
+        raise AttributeError("g.canary is there in requests only; outside of one ask canary.version_for(identity)")
+    return exchange.assignment
+
 
 def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = None) -> None:
     """
@@ -53,18 +66,11 @@ def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = Non
     if "canary" in app.extensions:
         raise ConfigError(f"{app!r} runs under a Canary already: call init_app once, with a plan of several rollouts")
     app.wsgi_app = _Middleware(app.wsgi_app, canary=canary, rewrite=rewrite, owner=app)  # type: ignore[method-assign]
-    # First, so that the app's own before_request functions find g.canary.
-    app.before_request_funcs.setdefault(None, []).insert(0, _arrived)
+    # A property, so that requests that never look at g.canary do not pay for it.
+    base = app.app_ctx_globals_class
+    app.app_ctx_globals_class = cast("Any", type("_Globals", (base,), {"canary": property(_assigned)}))
     got_request_exception.connect(_raised, app)
     app.extensions["canary"] = canary
-
-
-def _arrived() -> None:
-    exchange = active.get()
-    if exchange is not None:
-        g.canary = exchange.assignment
-        if isinstance(exchange, Exchange) and request.url_rule is not None:
-            exchange.route = request.url_rule.rule
 
 
 def _raised(_app: Flask, exception: BaseException, **_: Any) -> None:

@@ -159,7 +159,8 @@ class _Body:
         self._iterator = body
         self._next: Callable[[], bytes] | None = None
         self.exchange = exchange
-        self.recorder = recorder
+        # Only where a span of ours must be made current around the app's code.
+        self.recorder = recorder if type(exchange) is Exchange and exchange.span is not None else None
         self.is_exhausted = False
 
     def __iter__(self) -> _Body:
@@ -168,7 +169,7 @@ class _Body:
     def __next__(self) -> bytes:
         exchange = self.exchange
         token = active.set(exchange)
-        scope = _attach(self.recorder, exchange)
+        scope = None if self.recorder is None else _attach(self.recorder, exchange)
         try:
             if self._next is None:
                 self._next = iter(self._iterator).__next__
@@ -186,7 +187,8 @@ class _Body:
                 self._failed(exchange, error)
             raise
         finally:
-            _detach(self.recorder, exchange, scope)
+            if scope is not None:
+                _detach(self.recorder, exchange, scope)
             active.reset(token)
 
     def _failed(self, exchange: Exchange, error: BaseException) -> None:
@@ -301,13 +303,18 @@ class CanaryMiddleware:
         try:
             body = self.app(environ, started)
         except BaseException as error:
+            self.note(environ, exchange)
             exchange.raised(error)
             raise
         finally:
             if scope is not None:
                 _detach(recorder, exchange, scope)
             active.reset(token)
+        self.note(environ, exchange)
         return watched(body, environ, exchange, recorder)
+
+    def note(self, environ: Environ, exchange: Exchange) -> None:
+        """What a framework below has found out by now: its route."""
 
     def environ_for(self, environ: Environ, exchange: Exchange) -> Environ:
         """What the app sees: the environ with its Assignment, at the path of its version."""
@@ -404,7 +411,7 @@ def _starter(exchange: Exchange, start_response: StartResponse) -> StartResponse
 
 def response_headers(exchange: Exchange, headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     """What to append to the app's *headers*."""
-    found = exchange.door.extras[exchange.assignment.version]
+    found = exchange.door.extras[exchange.assignment[0]]
     if exchange.odd is None and not found.wants_private:
         return found.text
     return more_headers(exchange, [value for name, value in headers if name.lower() == "cache-control"])
@@ -464,7 +471,9 @@ class _Guarded:
         scope = _attach(recorder, exchange)
         try:
             body = middleware.app(environ, self._held)
+            middleware.note(environ, exchange)
         except Exception as error:
+            middleware.note(environ, exchange)
             if self._cannot_fall_back():
                 self._commit()
                 exchange.raised(error)

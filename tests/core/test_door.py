@@ -138,7 +138,11 @@ def test_a_request_pinned_to_a_retired_version_is_gone() -> None:
 def test_the_headers_of_a_version_are_made_once() -> None:
     entered = door()
 
-    assert entered.extras["v2"] is entered.extras["v2"]
+    variant = entered.router.variant("v2", "weight")
+
+    assert entered.extras[variant] is entered.extras[variant]
+    assert not entered.extras[variant].wants_private
+    assert entered.extras[entered.router.variant("v2", "override")].wants_private
 
 
 def test_a_decision_that_waited_for_the_body_goes_on_where_it_left_off() -> None:

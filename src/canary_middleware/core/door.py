@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .identity import Source
     from .override import OverrideReader
     from .ports import RequestHead
-    from .rollout import Rollout, Router
+    from .rollout import Rollout, Router, Variant
 
     Complain = Callable[[str, BaseException, str], None]
 
@@ -36,15 +36,15 @@ FALLBACK_METHODS: Final = {
 }
 
 
-class _Extras(dict[str, "Extra"]):
-    """Version → response headers, made when first asked for."""
+class _Extras(dict["Variant", "Extra"]):
+    """Variant → response headers, made when first asked for."""
 
     def __init__(self, rollout: Rollout) -> None:
         super().__init__()
         self._rollout = rollout
 
-    def __missing__(self, version: str) -> Extra:
-        found = self[version] = extra(self._rollout, version)
+    def __missing__(self, variant: Variant) -> Extra:
+        found = self[variant] = extra(self._rollout, variant.version, variant.reason)
         return found
 
 
@@ -102,7 +102,7 @@ class Door:
         self.error = Assignment(router.variant(plan.stable, "error"), router.revision)
         self.fallback = Assignment(router.variant(plan.stable, "fallback"), router.revision)
         self.fallback_methods = FALLBACK_METHODS[plan.fallback if router.rollout.stable_enabled else "never"]
-        self.extras: dict[str, Extra] = _Extras(router.rollout)
+        self.extras: dict[Variant, Extra] = _Extras(router.rollout)
         self.is_retired = not router.rollout.stable_enabled
         self._mint = mint
         self._now = now

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .exchange import Exchange
     from .plan import RolloutPlan
-    from .rollout import Rollout
+    from .rollout import Reason, Rollout
 
 Header = tuple[str, str]
 
@@ -46,8 +46,8 @@ def encoded(headers: Iterable[Header]) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
 
 
-def extra(rollout: Rollout, version: str) -> Extra:
-    """What responses of *version* carry while *rollout* stands as it does."""
+def extra(rollout: Rollout, version: str, reason: Reason = "weight") -> Extra:
+    """What responses of *version*, given for *reason*, carry while *rollout* stands as it does."""
     plan = rollout.plan
     headers: list[Header] = []
     if plan.version_header:
@@ -57,6 +57,9 @@ def extra(rollout: Rollout, version: str) -> Extra:
         names, wants_private = _vary(plan)
         if names:
             headers.append(("Vary", ", ".join(names)))
+    if plan.cache_headers and reason == "override":
+        # Whoever forced it is nobody that a shared cache may take for everybody.
+        wants_private = True
     if version == plan.stable and rollout.phase == "completed":
         headers.extend(end_of_life(plan))
     return Extra(headers, wants_private)
@@ -124,7 +127,7 @@ def more_headers(exchange: Exchange, cache_control: Sequence[str]) -> list[Heade
         cache_control: the values the app set; one that is private or not stored at all needs nothing from us.
     """
     door = exchange.door
-    found = door.extras[exchange.assignment.version]
+    found = door.extras[exchange.assignment[0]]
     headers = [*found.text]
     if exchange.failure is not None:
         headers.append(FALLBACK)
