@@ -318,6 +318,25 @@ def test_a_view_may_read_a_body_as_a_file_after_us() -> None:
     assert (answer.text, answer.header("X-Canary-Version")) == ('{"id"|: "u"}', "v2")
 
 
+def test_a_body_that_django_would_refuse_to_hold_is_the_views_affair(is_async: bool) -> None:
+    from django.http import HttpResponse
+    from django.urls import path
+
+    from canary_middleware import by_json
+
+    def view(request: Any) -> Any:
+        return HttpResponse(request.read())
+
+    canary = make(key=[by_json("id")])
+    headers = {"content-type": "application/json"}
+
+    with project(canary, urlconf([path("", view)]), is_async=is_async, DATA_UPLOAD_MAX_MEMORY_SIZE=5) as client:
+        answer = client("POST", headers=headers, body=b'{"id": "u"}')
+
+    assert (answer.status, answer.text, answer.header("X-Canary-Version")) == (200, '{"id": "u"}', "v1")
+    assert canary.internal_errors() == {}
+
+
 def test_an_upload_without_a_length_over_the_cap_is_not_replayed() -> None:
     from django.http import HttpResponse
     from django.urls import path

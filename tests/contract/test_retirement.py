@@ -126,6 +126,13 @@ def test_a_retired_stable_leaves_everyone_on_the_canary(driver: Driver) -> None:
     assert {o.assignment.reason for o in outcomes} == {"retired"}
 
 
+def test_a_retired_stable_serves_nobody_while_the_store_is_unheard_of(driver: Driver) -> None:
+    canary = make({LEGACY: "false"})
+    canary.change("boot", lambda rollout: rollout._replace(is_known=False))
+
+    assert set(users(driver, canary, 5)) == {"two"}
+
+
 @pytest.mark.parametrize("fallback", ["safe-methods", "idempotent"])
 def test_a_retired_stable_answers_for_nobody(driver: Driver, fallback: str) -> None:
     canary = make({LEGACY: "false"}, fallback=fallback)
