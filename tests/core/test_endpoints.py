@@ -93,12 +93,29 @@ def test_the_syntax_means_what_the_guide_says(template: str, method: str, path: 
     assert (EndpointTable([(template, 1)]).match(method, path) is not None) == covers
 
 
-def test_a_whole_path_is_found_at_once_unless_a_pattern_stands_before_it() -> None:
+def test_a_whole_path_keeps_its_place_among_patterns() -> None:
     exact_first = EndpointTable([("GET /a/b", "exact"), ("/a/{x}", "pattern")])
     pattern_first = EndpointTable([("/a/{x}", "pattern"), ("GET /a/b", "exact")])
 
     assert [table.match("GET", "/a/b").value for table in (exact_first, pattern_first)] == ["exact", "pattern"]  # type: ignore[union-attr]
     assert exact_first.match("POST", "/a/b").value == "pattern"  # type: ignore[union-attr]
+    assert pattern_first.match("GET", "/a/b").param("x") == "b"  # type: ignore[union-attr]
+
+
+def test_a_path_that_the_plan_spells_out_is_one_look_up_whatever_stands_before_it() -> None:
+    patterns = [(f"GET /{n}/{{id}}/*", n) for n in range(1_000)] + [("POST /{x}/b", 1), ("/{x}/{y}/c", 2)]
+    bare, behind = (EndpointTable([*before, ("GET /a/b", 3)]) for before in ([], patterns))
+
+    assert calls_of(behind, "/a/b") == calls_of(bare, "/a/b") < calls_of(behind, "/a/c")
+
+
+def test_a_template_said_ten_thousand_times_is_kept_once() -> None:
+    once = EndpointTable([("GET /a/*", 0)])
+    often = EndpointTable([("GET /a/*", n) for n in range(10_000)])
+
+    assert calls_of(often, "/a/b") == calls_of(once, "/a/b")
+    assert [often.match(method, "/a/b") is not None for method in ("GET", "HEAD", "POST")] == [True, True, False]
+    assert often.match("GET", "/a/b").value == 0  # type: ignore[union-attr]
 
 
 RECOMMENDATIONS = (

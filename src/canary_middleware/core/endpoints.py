@@ -7,7 +7,6 @@ follows the path and how often the plan itself forks along it (the same prefix b
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from ..errors import ConfigError
@@ -110,16 +109,15 @@ def validate_template(text: str) -> None:
 class _Ending(Generic[T]):
     """One entry of the table, where its template ends."""
 
-    __slots__ = ("match", "methods", "names", "order", "template", "value")
+    __slots__ = ("methods", "order", "prepared", "template", "value")
 
     def __init__(self, order: int, template: _Template, value: T) -> None:
         self.order = order
         self.methods = template.methods
-        self.template = template.path
-        self.names = template.names
+        self.template = template
         self.value = value
         # Without parameters every match is the same.
-        self.match = None if template.names else Match(value, template.path, {}, [])
+        self.prepared = None if template.names else Match(value, template.path, {}, [])
 
 
 class _Node(Generic[T]):
@@ -132,6 +130,18 @@ class _Node(Generic[T]):
         self.one: _Node[T] | None = None
         self.ends: list[_Ending[T]] = []
         self.rests: list[_Ending[T]] = []
+
+
+def _add(ending: _Ending[T], endings: list[_Ending[T]]) -> None:
+    """
+    Put *ending* behind the others, unless an earlier one covers all of its methods already.
+
+    So a place holds as many endings as there are methods at most, however often a plan says the same.
+    """
+    for earlier in endings:
+        if earlier.methods is None or (ending.methods is not None and ending.methods <= earlier.methods):
+            return
+    endings.append(ending)
 
 
 def _first(endings: list[_Ending[T]], method: str, best: _Ending[T] | None) -> _Ending[T] | None:
@@ -155,70 +165,84 @@ class EndpointTable(Generic[T]):
         ConfigError: a template is wrong; says how.
     """
 
-    __slots__ = ("_depth", "_exact", "_first_pattern", "_root")
+    __slots__ = ("_depth", "_root", "_whole")
 
     def __init__(self, entries: Iterable[tuple[str, T]]) -> None:
         self._root: _Node[T] = _Node()
         self._depth = 0
-        # Whole paths, for the common case that no pattern stands before them.
-        self._exact: dict[str, list[_Ending[T]]] = {}
-        self._first_pattern: float = inf
+        whole: dict[str, None] = {}
         for order, (text, value) in enumerate(entries):
             template = _Template(text)
-            node = self._root
-            for segment in template.segments:
-                if segment is _ONE:
-                    node.one = node.one or _Node()
-                    node = node.one
-                else:
-                    node = node.static.setdefault(segment, _Node())
-            ending = _Ending(order, template, value)
-            (node.rests if template.has_rest else node.ends).append(ending)
-            if template.has_rest or _ONE in template.segments:
-                self._first_pattern = min(self._first_pattern, order)
+            self._insert(_Ending(order, template, value))
+            if not template.has_rest and _ONE not in template.segments:
+                whole[template.path] = None
+        # The answers for paths that the plan spells out, patterns that stand before them included: one look-up each.
+        self._whole = {path: self._answers(path) for path in whole}
+
+    def _insert(self, ending: _Ending[T]) -> None:
+        template = ending.template
+        node = self._root
+        for segment in template.segments:
+            if segment is _ONE:
+                node.one = node.one or _Node()
+                node = node.one
             else:
-                self._exact.setdefault(template.path, []).append(ending)
-            self._depth = max(self._depth, len(template.segments))
+                node = node.static.setdefault(segment, _Node())
+        _add(ending, node.rests if template.has_rest else node.ends)
+        self._depth = max(self._depth, len(template.segments))
+
+    def _answers(self, path: str) -> tuple[dict[str, Match[T]], Match[T] | None]:
+        """What *path* matches by method, and what it matches with every other method."""
+        segments = path.split("/")
+        covering = [ending for endings in self._reached(segments) for ending in endings]
+        by_method: dict[str, Match[T]] = {}
+        for ending in sorted(covering, key=lambda ending: ending.order):
+            match = ending.prepared or Match(ending.value, ending.template.path, ending.template.names, segments)
+            if ending.methods is None:
+                return by_method, match
+            for method in ending.methods:
+                by_method.setdefault(method, match)
+        return by_method, None
 
     def match(self, method: str, path: str) -> Match[T] | None:
         """The first entry that covers *method* and the decoded *path* (beginning with ``/``), or None."""
-        whole = self._exact.get(path)
-        if whole is not None:
-            exact = _first(whole, method, None)
-            if exact is not None and exact.order < self._first_pattern:
-                return exact.match
+        answers = self._whole.get(path)
+        if answers is not None:
+            return answers[0].get(method, answers[1])
         if path[:1] != "/":
             path = "/" + path  # OPTIONS * and authority forms have no path of their own
         # Never into more pieces than the deepest template has: a megabyte of slashes costs what a short path costs.
         segments = path.split("/", self._depth + 1)
-        best = self._search(self._root, segments, method)
+        best: _Ending[T] | None = None
+        for endings in self._reached(segments):
+            best = _first(endings, method, best)
         if best is None:
             return None
-        return best.match or Match(best.value, best.template, best.names, segments)
+        return best.prepared or Match(best.value, best.template.path, best.template.names, segments)
 
-    def _search(self, node: _Node[T], segments: list[str], method: str) -> _Ending[T] | None:
-        """Walk down; a fork, where a static and a one-segment child both fit, is walked twice."""
-        best: _Ending[T] | None = None
+    def _reached(self, segments: list[str]) -> list[list[_Ending[T]]]:
+        """Walk down to all that covers the path; a fork, where text and parameter both fit, is walked twice."""
+        found: list[list[_Ending[T]]] = []
         forks: list[tuple[_Node[T], int]] = []
-        last = len(segments) - 1
-        index = 0
+        node, index, count = self._root, 1, len(segments)
         while True:
-            if index < last:
+            while index < count:
                 if node.rests:
-                    best = _first(node.rests, method, best)
-                index += 1
+                    found.append(node.rests)
                 segment = segments[index]
+                index += 1
                 child = node.static.get(segment)
                 if node.one is not None and segment:
-                    if child is not None:
-                        forks.append((node.one, index))
-                    else:
+                    if child is None:
                         child = node.one
-                if child is not None:
-                    node = child
-                    continue
-            elif node.ends:
-                best = _first(node.ends, method, best)
+                    else:
+                        forks.append((node.one, index))
+                if child is None:
+                    break
+                node = child
+            else:
+                if node.ends:
+                    found.append(node.ends)
             if not forks:
-                return best
+                return found
             node, index = forks.pop()
