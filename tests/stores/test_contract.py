@@ -1,0 +1,29 @@
+"""One suite, every store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from canary_middleware.stores import open_store
+from canary_middleware.stores.contract import StoreContract
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from canary_middleware.core.ports import Store
+
+
+class TestMemory(StoreContract):
+    def open(self) -> Store:
+        return open_store("memory:")
+
+
+class TestSQLite(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.place = tmp_path
+
+    def open(self) -> Store:
+        return open_store(f"sqlite:///{self.place}/var/canary.db")
