@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Header = tuple[str, str]
 
 FALLBACK: Final[Header] = ("X-Canary-Fallback", "1")
-GONE_BODY: Final = b"This version of the API has been retired. Its successor is named in the Link header.\n"
+GONE_BODY: Final = b"This version of the API has been retired.\n"
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
