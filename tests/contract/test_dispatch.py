@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,7 +11,9 @@ from canary_middleware import Canary, by_header, current
 from canary_middleware.testing import force, recorded
 
 from .behaviour import Broken, Call, Reply, echoes, raises, says, streams
-from .drivers import Driver
+
+if TYPE_CHECKING:
+    from .drivers import Driver
 
 USER = "x-user-id"
 
@@ -102,7 +105,10 @@ def test_a_path_prefix_is_rewritten_to_that_of_the_version(driver: Driver) -> No
 def test_a_streamed_answer_arrives_whole_and_is_counted_once(driver: Driver) -> None:
     canary = make(weight=100)
 
-    with driver.serve(canary, {"v1": says("one"), "v2": streams(b"a", b"b", b"c")}) as client, recorded(canary) as ended:
+    with (
+        driver.serve(canary, {"v1": says("one"), "v2": streams(b"a", b"b", b"c")}) as client,
+        recorded(canary) as ended,
+    ):
         answer = client(headers={USER: "u"})
 
     assert answer.body == b"abc"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from canary_middleware import Canary
 from canary_middleware.testing import recorded
 
 from .behaviour import Behaviour, Call, Reply, echoes, raises, says, streams
-from .drivers import Driver
 from .test_dispatch import USER, make
+
+if TYPE_CHECKING:
+    from canary_middleware import Canary
+
+    from .drivers import Driver
 
 
 def everyone(**fields: object) -> Canary:
