@@ -22,6 +22,7 @@ from .core.identity import (
 from .core.plan import Stage
 from .core.rollout import Assignment
 from .dispatch import current, handlers
+from .stores import open_store
 
 __version__ = "0.1.0"
 
@@ -41,4 +42,5 @@ __all__ = [
     "by_user",
     "current",
     "handlers",
+    "open_store",
 ]
