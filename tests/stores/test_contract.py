@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from canary_middleware.core.ports import Store
+    from tests.support.redis_server import RedisServer
 
 
 class TestMemory(StoreContract):
@@ -27,3 +28,13 @@ class TestSQLite(StoreContract):
 
     def open(self) -> Store:
         return open_store(f"sqlite:///{self.place}/var/canary.db")
+
+
+class TestRedis(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, redis_server: RedisServer) -> None:
+        redis_server.command("FLUSHALL")
+        self.place = redis_server
+
+    def open(self) -> Store:
+        return open_store(self.place.url)
