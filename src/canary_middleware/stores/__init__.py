@@ -4,7 +4,6 @@ Where rollouts live: ``open_store(url)``. A backend is imported when its URL is 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigError
@@ -66,6 +65,8 @@ def _memory(rest: str) -> Store:
 
 
 def _sqlite(rest: str, url: str) -> Store:
+    from pathlib import Path  # here, because it is a tenth of this package's import time
+
     if not rest.startswith("///"):
         path = rest.lstrip("/") or "var/canary.db"
         raise ConfigError(
