@@ -80,6 +80,11 @@ def test_another_kind_of_file_is_refused_before_it_is_opened(tmp_path: Path, nam
         ("a.json", "", "line 1 column 1"),
         ("a.json", "[" * 200_000, "is no JSON"),
         ("a.json", "1" * 5_000, "is no JSON"),
+        (
+            "a.json",
+            '{"rollout": {"api": {"weight": 5, "weight": 50}}}',
+            "'weight' stands twice in one object, as 5 and",
+        ),
         ("a.json", "[]", "holds a list: must be an object with rollout"),
         ("a.json", "null", "holds a NoneType: must be an object with rollout"),
         ("a.toml", b"name = '\xff'", "save it as UTF-8"),

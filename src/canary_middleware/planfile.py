@@ -54,9 +54,19 @@ def _json(file: Path, text: str) -> dict[str, Any]:
     import json
 
     try:
-        mapping = json.loads(text)
+        mapping = json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"plan {str(file)!r} is no JSON: {error}") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"plan {str(file)!r} holds a {type(mapping).__name__}: must be an object with rollout")
     return mapping
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: as in read_plan
+    """A table as TOML would take it: JSON alone would keep the last of two values and say nothing."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"key {key!r} stands twice in one object, as {table[key]!r} and as {value!r}: keep one")
+        table[key] = value
+    return table
