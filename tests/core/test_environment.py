@@ -105,6 +105,16 @@ def test_somebody_must_be_left_to_serve() -> None:
         read_environment(ONE, {"API_V2_ENABLED": "false", "USE_LEGACY_API_V1": "false"})
 
 
+def test_a_canary_that_the_plan_switches_off_cannot_take_over_from_stable() -> None:
+    plan = parse({"rollout": {"api": {"enabled": False}}})
+
+    with pytest.raises(ConfigError, match=r"rollout\.api\.enabled and USE_LEGACY_API_V1 are both false"):
+        read_environment(plan, {"USE_LEGACY_API_V1": "false"})
+    with pytest.raises(ConfigError, match=r"rollout\.api\.enabled and USE_LEGACY_API_V1 are both false"):
+        read_environment(plan, {"USE_LEGACY_API_V1": "false", "API_V2_ENABLED": "true"})
+    assert read_environment(plan, {"USE_LEGACY_API_V1": "true"})["api"].stable_enabled is True
+
+
 def test_an_empty_environment_says_nothing() -> None:
     assert read_environment(ONE, {}) == {"api": Environment()}
     assert read_environment(parse({"rollout": {"a": {}, "b": {}}}), {"API_V2_ENABLED": "false"}) == {

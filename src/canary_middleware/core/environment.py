@@ -12,7 +12,7 @@ from .fields import PPM_PER_PERCENT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .plan import EnvironmentNames, Plan
+    from .plan import Plan, RolloutPlan
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
@@ -39,17 +39,21 @@ def read_environment(plan: Plan, environ: Mapping[str, str]) -> dict[str, Enviro
     """
     What *environ* says of each of *plan*'s rollouts, by name.
 
+    A weight is a number, 0 … 100, with at most four decimals; a switch is true or false, 1 or 0, yes or no, on or off.
+    A variable that is set but empty is wrong, not unset: a deployment that lost its value must not start with another.
+
     Raises:
         ConfigError: every variable that is wrong, with its value and what would be right.
     """
     problems: list[str] = []
-    found = {rollout.name: _read(rollout.env, environ, problems) for rollout in plan.rollouts}
+    found = {rollout.name: _read(rollout, environ, problems) for rollout in plan.rollouts}
     if problems:
         raise ConfigError("; ".join(problems))
     return found
 
 
-def _read(names: EnvironmentNames, environ: Mapping[str, str], problems: list[str]) -> Environment:
+def _read(rollout: RolloutPlan, environ: Mapping[str, str], problems: list[str]) -> Environment:
+    names = rollout.env
     weight = environ.get(names.weight) if names.weight else None
     result = Environment(
         weight_ppm=None if weight is None else _percent(names.weight or "", weight, problems),
@@ -57,10 +61,9 @@ def _read(names: EnvironmentNames, environ: Mapping[str, str], problems: list[st
         stable_enabled=_flag(names.stable_enabled, environ, problems),
         weight_name=None if weight is None else names.weight,
     )
-    if result.enabled is False and result.stable_enabled is False:
-        problems.append(
-            f"{names.enabled} and {names.stable_enabled} are both false: nobody is left to serve, set one to true"
-        )
+    if result.stable_enabled is False and (result.enabled is False or not rollout.enabled):
+        switch = names.enabled if result.enabled is False else f"rollout.{rollout.name}.enabled"
+        problems.append(f"{switch} and {names.stable_enabled} are both false: nobody is left to serve, set one to true")
     return result
 
 
