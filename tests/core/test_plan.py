@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import tomllib
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -240,6 +243,21 @@ def test_every_plan_survives_being_written(fields: dict[str, Any], several: bool
             {"end_of_life": {"sunset": "2026-01-01T00:00:00Z", "deprecation": "2026-02-01T00:00:00Z"}},
             "must not be before deprecation",
         ),
+        ({"guardrails": {"exceptions": {"count": 5, "within": "0s"}}}, "within is '0s': must be longer than nothing"),
+        ({"criteria": {"p95": {"max": "0ms"}}}, "p95.max is '0ms': must be longer than nothing"),
+        ({"criteria": {"custom": {"cart": {"min": 5, "max": 1}}}}, "is above max (1): no value can hold both"),
+        ({"criteria": {"custom": {"": {"max": 1}}}}, "it names a metric"),
+        ({"criteria": {"custom": {"a\nb": {"max": 1}}}}, "it names a metric"),
+        (
+            {"overrides": {"header": "X\r\nSet-Cookie: a"}},
+            "overrides.header is 'X\\r\\nSet-Cookie: a': must be a token",
+        ),
+        ({"overrides": {"header": "X-Canar\u212a"}}, "must be a token"),
+        ({"overrides": {"cookie": "a;b"}}, "overrides.cookie is 'a;b': must be a token"),
+        ({"env": {"weight": "A", "enabled": "A"}}, "gives one variable two meanings"),
+        ({"env": {"weight": "API_V2_ENABLED"}}, "gives one variable two meanings"),
+        ({"stages": ["ten"]}, "stages[0].weight is 'ten': must be a number"),
+        ({"stages": [None]}, "stages[0].weight must be there"),
         ({"salt": ""}, "must be a text"),
         ({"canary": {2: 100}}, "canary is 2: must be 1 to 100 letters"),
         ({"weight": 10**400}, "must be a number"),
@@ -256,11 +274,94 @@ def test_what_is_wrong_is_named_with_its_key_and_what_would_be_right(fields: dic
     assert said in problems(**fields)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0s", 0.0)])
+def test_a_quantile_may_grow_by_a_time_or_not_at_all(text: str, seconds: float) -> None:
+    found = Plan(rollouts=(plan(criteria={"p99": {"max_increase": text}}),))
+
+    assert found.rollouts[0].criteria.limits[0].limit("max_increase") == seconds
+    assert parse(to_mapping(found)) == found
+
+
 def test_a_metric_of_the_apps_own_may_have_dots_in_its_name() -> None:
     found = Plan(rollouts=(plan(criteria={"custom": {"cart.value.p50": {"min": 5, "max_ratio": 1.5}}}),))
 
     assert found.rollouts[0].criteria.limits[0].metric == "custom.cart.value.p50"
     assert parse(to_mapping(found)) == found
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"criteria": {"error_rate": {"max": "1%"}}},
+        {"criteria": {"p95": {"max": 200}}},
+        {"guardrails": {"exceptions": {"count": 0, "within": "1s"}}},
+        {"stages": [{"weight": 5, "criteria": {"availability": {"min": 99}}}]},
+    ],
+)
+def test_a_limit_that_cannot_be_read_is_one_problem(fields: dict[str, Any]) -> None:
+    assert "problems" not in problems(**fields)
+
+
+def test_any_mapping_is_a_table() -> None:
+    fields: dict[str, Any] = {
+        "canary": {"v2": 80, "v3": 20},
+        "stages": [{"weight": 5}],
+        "criteria": {"error_rate": {"max": 0.01}},
+        "segments": [{"name": "a", "when": {"region": "eu"}, "weight": 5}],
+        "overrides": {"users": {"v2": ["a"]}},
+    }
+
+    assert parse(frozen({"rollout": {"checkout": fields}})) == Plan(rollouts=(plan(**fields),))
+
+
+def frozen(value: Any) -> Any:
+    """*value* with a read-only mapping for each dict."""
+    if isinstance(value, dict):
+        return MappingProxyType({key: frozen(item) for key, item in value.items()})
+    return [frozen(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("wrong", [None, [], "canary.toml", 5])
+def test_what_is_no_table_at_all_is_no_plan(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be a table with rollout; Canary\.load reads one from a file"):
+        parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cookie": "a b"}, "anonymous.cookie is 'a b': must be a token"),
+        ({"path": "shop"}, "anonymous.path is 'shop': must begin with /"),
+        ({"path": "/;x"}, "it goes into Set-Cookie"),
+        ({"domain": "a\r\nb"}, "it goes into Set-Cookie"),
+        ({"domain": "bücher.example"}, "it goes into Set-Cookie"),
+        ({"same_site": "lax"}, "anonymous.same_site is 'lax': must be Lax, Strict or None, or false"),
+        ({"same_site": "None", "secure": False}, "browsers refuse the cookie otherwise"),
+        ({"max_age": "0s"}, "anonymous.max_age is '0s': must be 1s or longer"),
+        ({"max_age": "200ms"}, "must be 1s or longer"),
+        ({"max_age": 30}, 'a number has no unit: "30s"?'),
+    ],
+)
+def test_an_anonymous_cookie_that_browsers_would_not_keep_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({"rollout": {"a": {}}, "anonymous": options})
+
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"same_site": "None"},
+        {"same_site": False, "secure": False, "httponly": False},
+        {"path": "/shop", "domain": "example.com", "max_age": "1s", "secret_env": "SECRET", "cookie": "visitor"},
+    ],
+)
+def test_every_anonymous_cookie_survives_being_written(options: dict[str, Any]) -> None:
+    found = parse({"rollout": {"a": {}}, "anonymous": options})
+
+    assert found.anonymous != parse({"rollout": {"a": {}}}).anonymous
+    assert parse(json.loads(json.dumps(to_mapping(found)))) == found
 
 
 def test_all_problems_come_at_once() -> None:
@@ -300,9 +401,36 @@ def test_a_stage_is_made_of_a_percentage_and_words() -> None:
     assert repr(Stage(5, approve=True)) == "Stage(approve=True, weight_ppm=50000)"
     with pytest.raises(AttributeError, match="does not change"):
         stage.weight_ppm = 5
-    for wrong in (lambda: Stage(101), lambda: Stage(5, duration="x"), lambda: Stage(5, criteria={"p9": {}})):
-        with pytest.raises(ConfigError):
-            wrong()
+    with pytest.raises(AttributeError, match="does not change"):
+        del stage.weight_ppm
+
+
+@pytest.mark.parametrize(
+    ("weight", "words", "said"),
+    [
+        (101, {}, "weight is 101: must be 0 … 100 (percent)"),
+        (None, {}, "weight must be there"),
+        (5, {"duration": "x"}, "duration is 'x': must be a duration"),
+        (5, {"bake": 60}, 'a number has no unit: "60s"?'),
+        (5, {"approve": "yes"}, "approve is 'yes': must be true or false"),
+        (5, {"shadow": 1}, "shadow is 1: must be true or false"),
+        (5, {"advance": 5}, "advance is 5: must be a text"),
+        (5, {"criteria": 5}, "criteria is 5: must be a table"),
+        (5, {"criteria": {"p9": {}}}, "criteria.p9 = {} is not known: did you mean 'p9"),
+        (101, {"approve": "yes"}, "the plan has 2 problems:"),
+    ],
+)
+def test_a_stage_of_wrong_words_names_them(weight: Any, words: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Stage(weight, **words)
+
+    assert said in str(error.value)
+
+
+def test_a_stage_is_the_same_after_copying_and_pickling() -> None:
+    stage = Stage(12.5, duration="30m", approve=True, criteria=Criteria(min_requests=5))
+
+    assert copy.copy(stage) == copy.deepcopy(stage) == pickle.loads(pickle.dumps(stage)) == stage
 
 
 def test_a_stage_in_shadow_may_be_followed_by_the_same_weight() -> None:

@@ -4,13 +4,14 @@ Reading a table key by key: each value checked, each problem kept, so that one m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
 T = TypeVar("T")
@@ -314,12 +315,12 @@ class Reader:
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         """A table as it is; empty where it is not there."""
-        found: Mapping[str, Any] = self._checked(key, {}, lambda v: isinstance(v, dict), "must be a table")
+        found: Mapping[str, Any] = self._checked(key, {}, lambda v: isinstance(v, Mapping), "must be a table")
         return found
 
     def optional(self, key: str) -> Reader | None:
         """A reader of the table under *key*, or None where there is none."""
-        value: Mapping[str, Any] | None = self._checked(key, None, lambda v: isinstance(v, dict), "must be a table")
+        value: Mapping[str, Any] | None = self._checked(key, None, lambda v: isinstance(v, Mapping), "must be a table")
         return None if value is None else self.child(value, self.path(key))
 
     def table(self, key: str, read: Callable[[Reader], T]) -> T | None:

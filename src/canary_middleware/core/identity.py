@@ -24,7 +24,8 @@ _HEADER_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+
 
 def is_header_name(text: str) -> bool:
     """Whether *text* is a token (RFC 9110 §5.6.2), as names of headers and cookies are."""
-    return bool(text) and _HEADER_LETTERS.issuperset(text.lower())
+    # isascii: lower() makes a plain k of the Kelvin sign.
+    return bool(text) and text.isascii() and _HEADER_LETTERS.issuperset(text.lower())
 
 
 class Source(Protocol):

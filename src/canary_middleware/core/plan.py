@@ -7,6 +7,7 @@ The plan: what a team writes down before a rollout. Frozen values, validated key
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast
@@ -18,7 +19,7 @@ from .fields import Reader, duration_text, parse_duration, parse_percent, percen
 from .identity import Custom, is_header_name, parse_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from .identity import Source
@@ -120,7 +121,7 @@ class Stage:
         advance: when it may end, as ``"Mon-Thu 09:00-17:00 Europe/Berlin"``.
         criteria: what must hold to leave it; None takes the rollout's.
     Raises:
-        ConfigError: the weight is no percentage, or the duration no duration.
+        ConfigError: what is wrong with any of them, all in one message.
     """
 
     __slots__ = ("advance", "approve", "bake_s", "criteria", "duration_s", "shadow", "weight_ppm")
@@ -144,28 +145,35 @@ class Stage:
         advance: str | None = None,
         criteria: Mapping[str, Any] | Criteria | None = None,
     ) -> None:
-        if criteria is not None and not isinstance(criteria, Criteria):
-            reader = Reader(criteria, "criteria")
-            criteria = _criteria(reader)
-            reader.finish()
-            reader.raise_problems()
-        values = {
-            "weight_ppm": parse_percent(weight, "weight"),
-            "duration_s": None if duration is None else parse_duration(duration, "duration"),
-            "approve": approve,
-            "shadow": shadow,
-            "bake_s": None if bake is None else parse_duration(bake, "bake"),
-            "advance": advance,
-            "criteria": criteria,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        finished = criteria if isinstance(criteria, Criteria) else None
+        reader = Reader(
+            {
+                "weight": weight,
+                "duration": duration,
+                "approve": approve,
+                "shadow": shadow,
+                "bake": bake,
+                "advance": advance,
+                "criteria": None if finished is not None else criteria,
+            },
+            "",
+        )
+        fields = _stage_fields(reader)
+        reader.raise_problems()
+        _fill(self, fields if finished is None else {**fields, "criteria": finished})
 
     def _values(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Stage does not change: make another to set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Stage does not change: make another without {name}")
+
+    def __reduce__(self) -> tuple[Callable[[Mapping[str, object]], Stage], tuple[dict[str, object]]]:
+        # Copying and pickling would set attributes one by one, which a Stage refuses.
+        return _stage_of, ({name: getattr(self, name) for name in self.__slots__},)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and self._values() == other._values()
@@ -291,7 +299,7 @@ def parse(mapping: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: every problem in one message, each with its key, its value, and what would be right.
     """
-    reader = Reader(mapping, "")
+    reader = Reader(_whole(mapping), "")
     schema = reader.integer("schema", 1, least=1)
     if schema != 1:
         reader.problem("schema", schema, "must be 1: this release reads no other")
@@ -302,7 +310,7 @@ def parse(mapping: Mapping[str, Any]) -> Plan:
     rollouts = []
     for name, table in tables.items():
         path = f"rollout.{name}"
-        if not isinstance(table, dict):
+        if not isinstance(table, Mapping):
             reader.problem(path, table, "must be a table")
             continue
         child = reader.child(table, path)
@@ -312,6 +320,12 @@ def parse(mapping: Mapping[str, Any]) -> Plan:
     reader.finish()
     reader.raise_problems()
     return Plan(rollouts=tuple(rollouts), store=store, trusted_proxies=proxies, anonymous=anonymous)
+
+
+def _whole(plan: object) -> Mapping[str, Any]:  # Any: its values are checked one by one
+    if isinstance(plan, Mapping):
+        return plan
+    raise ConfigError(f"the plan is {plan!r}: must be a table with rollout; Canary.load reads one from a file")
 
 
 def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
@@ -366,7 +380,7 @@ def _canaries(reader: Reader, stable: str) -> tuple[tuple[str, int], ...]:
     shares: tuple[tuple[str, int], ...]
     if isinstance(value, str):
         shares = ((value, _ALL),)
-    elif isinstance(value, dict) and value:
+    elif isinstance(value, Mapping) and value:
         shares = tuple((name, reader.to_percent(f"canary.{name}", share)) for name, share in value.items())
         if sum(share for _, share in shares) != _ALL:
             total = percent(sum(share for _, share in shares))
@@ -411,9 +425,7 @@ def _key(reader: Reader) -> tuple[Source, ...]:
 
 
 def _stages(reader: Reader) -> tuple[Stage, ...]:
-    stages = [
-        stage for n, item in enumerate(reader.sequence("stages")) if (stage := _stage(reader, f"stages[{n}]", item))
-    ]
+    stages = [_stage(reader, f"stages[{n}]", item) for n, item in enumerate(reader.sequence("stages"))]
     for n, (before, after) in enumerate(pairwise(stages), 1):
         if after.weight_ppm <= before.weight_ppm and not before.shadow:
             reader.problem(
@@ -424,44 +436,36 @@ def _stages(reader: Reader) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _stage(reader: Reader, key: str, item: object) -> Stage | None:
+def _stage(reader: Reader, key: str, item: object) -> Stage:
     if isinstance(item, Stage):
         return item
-    if not isinstance(item, dict):
-        return _Staged(weight_ppm=reader.to_percent(f"{key}.weight", item)).stage()
-    child = reader.child(item, reader.path(key))
-    staged = _Staged(
-        weight_ppm=child.percent("weight", None),
-        duration_s=child.duration("duration", None),
-        approve=child.flag("approve", False),
-        shadow=child.flag("shadow", False),
-        bake_s=child.duration("bake", None),
-        advance=child.text("advance", None),
-        criteria=child.table("criteria", _criteria),
-    )
+    child = reader.child(item if isinstance(item, Mapping) else {"weight": item}, reader.path(key))
+    fields = _stage_fields(child)
     child.finish()
-    return staged.stage()
+    return _stage_of(fields)
 
 
-class _Staged:
-    """The fields of a Stage that was read from a table."""
+def _stage_fields(reader: Reader) -> dict[str, object]:
+    return {
+        "weight_ppm": reader.percent("weight", None),
+        "duration_s": reader.duration("duration", None),
+        "approve": reader.flag("approve", False),
+        "shadow": reader.flag("shadow", False),
+        "bake_s": reader.duration("bake", None),
+        "advance": reader.text("advance", None),
+        "criteria": reader.table("criteria", _criteria),
+    }
 
-    def __init__(self, **fields: Any) -> None:  # Any: one per field, checked by the reader
-        self._fields: dict[str, Any] = {
-            "duration_s": None,
-            "approve": False,
-            "shadow": False,
-            "bake_s": None,
-            "advance": None,
-            "criteria": None,
-            **fields,
-        }
 
-    def stage(self) -> Stage:
-        stage = object.__new__(Stage)
-        for name, value in self._fields.items():
-            object.__setattr__(stage, name, value)
-        return stage
+def _stage_of(fields: Mapping[str, object]) -> Stage:
+    stage = object.__new__(Stage)
+    _fill(stage, fields)
+    return stage
+
+
+def _fill(stage: Stage, fields: Mapping[str, object]) -> None:
+    for name, value in fields.items():
+        object.__setattr__(stage, name, value)
 
 
 _RATE_LIMITS: Final = ("max", "max_increase", "max_ratio")
@@ -490,6 +494,8 @@ def _read_criteria(reader: Reader, metrics: Sequence[str]) -> Criteria:
     custom = reader.optional("custom")
     if custom is not None:
         for name in list(custom.keys()):
+            if not name or not _NAME_LETTERS.issuperset(name):
+                custom.problem("", name, "must be letters, digits, dots, dashes or underscores: it names a metric")
             child = custom.optional(name)
             if child is not None:
                 found.append(_criterion(child, f"custom.{name}", ("max", "min", "max_increase", "max_ratio")))
@@ -502,25 +508,26 @@ def _read_criteria(reader: Reader, metrics: Sequence[str]) -> Criteria:
 
 
 def _criterion(reader: Reader, metric: str, kinds: Sequence[str]) -> Criterion:
-    limits = []
-    for kind in kinds:
-        value = _limit(reader, metric, kind)
-        if value is not None:
-            limits.append((kind, value))
-    if not limits:
+    named = [kind for kind in kinds if reader.any(kind, None) is not None]
+    if not named:
         reader.problem("", None, f"says no limit: give at least one of {', '.join(kinds)}")
-    if metric == "exceptions" and len(limits) == 1:
+    if metric == "exceptions" and len(named) == 1:
         reader.problem("", None, 'needs both count and within, as { count = 5, within = "10s" }')
+    # A limit that could not be read is None, and reported already.
+    limits = {kind: value for kind in named if (value := _limit(reader, metric, kind)) is not None}
+    least, most = limits.get("min"), limits.get("max")
+    if least is not None and most is not None and least > most:
+        reader.problem("min", least, f"is above max ({most:g}): no value can hold both")
     action = reader.choice("action", "rollback", ("rollback", "pause", "warn"))
     reader.finish()
-    return Criterion(metric=metric, limits=tuple(limits), action=cast("Action", action))
+    return Criterion(metric=metric, limits=tuple(limits.items()), action=cast("Action", action))
 
 
 def _limit(reader: Reader, metric: str, kind: str) -> float | None:
     if kind == "count":
-        return float(reader.integer(kind, 0, least=1)) if kind in reader else None
-    if kind == "within":
-        return reader.duration(kind, None)
+        return float(reader.integer(kind, 0, least=1))
+    if kind == "within" or (metric in _QUANTILES and kind == "max"):
+        return _period(reader, kind, None)
     if kind == "max_ratio":
         return reader.number(kind, least=1.0)
     if metric in ("error_rate", "availability"):
@@ -528,6 +535,15 @@ def _limit(reader: Reader, metric: str, kind: str) -> float | None:
     if metric in _QUANTILES:
         return reader.duration(kind, None)
     return reader.number(kind)
+
+
+def _period(reader: Reader, key: str, default: float | None, *, least: float = 0.0) -> float | None:
+    """A duration in which something can happen: more than none, and at least *least*."""
+    found = reader.duration(key, default)
+    if found is not None and (found <= 0 or found < least):
+        remedy = f"must be {duration_text(least)} or longer" if least else "must be longer than nothing"
+        reader.problem(key, reader.any(key, None), remedy)
+    return found
 
 
 def _check_contradictions(reader: Reader, criteria: Criteria, guardrails: Criteria) -> None:
@@ -556,7 +572,7 @@ def _check_contradictions(reader: Reader, criteria: Criteria, guardrails: Criter
 def _segments(reader: Reader, versions: Sequence[str]) -> tuple[Segment, ...]:
     segments = []
     for n, item in enumerate(reader.sequence("segments")):
-        if not isinstance(item, dict):
+        if not isinstance(item, Mapping):
             reader.problem(f"segments[{n}]", item, "must be a table with name, when, and weight or version")
             continue
         child = reader.child(item, reader.path(f"segments[{n}]"))
@@ -620,11 +636,17 @@ def _overrides(reader: Reader, versions: Sequence[str]) -> Overrides:
             if users.setdefault(identity, version) != version:
                 reader.problem("users", identity, f"stands under {users[identity]} and under {version}: keep one")
     return Overrides(
-        header=reader.text_or_off("header", "X-Canary"),
-        cookie=reader.text_or_off("cookie", None),
+        header=_token(reader, "header", reader.text_or_off("header", "X-Canary")),
+        cookie=_token(reader, "cookie", reader.text_or_off("cookie", None)),
         token_env=reader.text("token_env", "CANARY_OVERRIDE_TOKEN"),
         users=users,
     )
+
+
+def _token(reader: Reader, key: str, name: str | None) -> str | None:
+    if name is not None and not is_header_name(name):
+        reader.problem(key, name, "must be a token (RFC 9110 §5.6.2), as X-Canary or canary_id: it goes into headers")
+    return name
 
 
 def _environment_names(reader: Reader, *, is_only: bool) -> EnvironmentNames:
@@ -638,6 +660,9 @@ def _environment_names(reader: Reader, *, is_only: bool) -> EnvironmentNames:
         stable_enabled=child.text_or_off("stable_enabled", default.stable_enabled),
     )
     child.finish()
+    named = [name for name in names if name]
+    if len(set(named)) < len(named):
+        child.problem("", names._asdict(), "gives one variable two meanings: name each its own, or false for none")
     return names
 
 
@@ -669,16 +694,31 @@ def _link(reader: Reader, key: str) -> str | None:
 
 
 def _anonymous(reader: Reader) -> AnonymousOptions:
-    return AnonymousOptions(
-        cookie=reader.text("cookie", "canary_id") or "canary_id",
-        secret_env=reader.text("secret_env", "CANARY_COOKIE_SECRET"),
-        max_age_s=reader.duration("max_age", 365 * 24 * 3600.0) or 0.0,
-        path=reader.text("path", "/") or "/",
-        domain=reader.text("domain", None),
-        secure=reader.flag("secure", True),
-        httponly=reader.flag("httponly", True),
-        same_site=reader.text_or_off("same_site", "Lax"),
+    default = AnonymousOptions()
+    options = AnonymousOptions(
+        cookie=_token(reader, "cookie", reader.text("cookie", default.cookie)) or default.cookie,
+        secret_env=reader.text("secret_env", default.secret_env),
+        max_age_s=_period(reader, "max_age", default.max_age_s, least=1.0) or default.max_age_s,
+        path=_cookie_value(reader, "path", default.path) or default.path,
+        domain=_cookie_value(reader, "domain", default.domain),
+        secure=reader.flag("secure", default.secure),
+        httponly=reader.flag("httponly", default.httponly),
+        same_site=reader.text_or_off("same_site", default.same_site),
     )
+    if not options.path.startswith("/"):
+        reader.problem("path", options.path, "must begin with /: browsers take another path for none")
+    if options.same_site not in ("Lax", "Strict", "None", None):
+        reader.problem("same_site", options.same_site, "must be Lax, Strict or None, or false to leave it out")
+    if options.same_site == "None" and not options.secure:
+        reader.problem("secure", False, 'must be true with same_site = "None": browsers refuse the cookie otherwise')
+    return options
+
+
+def _cookie_value(reader: Reader, key: str, default: str | None) -> str | None:
+    value = reader.text(key, default)
+    if value is not None and any(c in ";," or not "!" <= c <= "~" for c in value):
+        reader.problem(key, value, "must be ASCII without blanks, commas and semicolons: it goes into Set-Cookie")
+    return value
 
 
 # -- writing ---------------------------------------------------------------------------------------------------
