@@ -109,6 +109,20 @@ def test_a_path_that_the_plan_spells_out_is_one_look_up_whatever_stands_before_i
     assert calls_of(behind, "/a/b") == calls_of(bare, "/a/b") < calls_of(behind, "/a/c")
 
 
+def test_one_path_may_stand_once_for_each_method() -> None:
+    texts = ("GET /a/{x}", "POST /a/{x}", "GET,DELETE /a/{x}", "HEAD,POST /a/{x}", "/a/{x}", "PUT /a/{x}")
+    table = EndpointTable([(text, n) for n, text in enumerate(texts)])
+    found = {method: table.match(method, "/a/b") for method in ("GET", "HEAD", "POST", "DELETE", "PUT")}
+
+    assert {method: match and match.value for method, match in found.items()} == {
+        "GET": 0,
+        "HEAD": 0,
+        "POST": 1,
+        "DELETE": 2,
+        "PUT": 4,
+    }
+
+
 def test_a_template_said_ten_thousand_times_is_kept_once() -> None:
     once = EndpointTable([("GET /a/*", 0)])
     often = EndpointTable([("GET /a/*", n) for n in range(10_000)])
