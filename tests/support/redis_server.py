@@ -34,11 +34,22 @@ class RedisServer:
     Args:
         password: what clients must say.
         is_kept: it writes every command to its disk, and has it again after ``stop`` and ``start``.
+        port: by default a free one.
+        config: its configuration file; a sentinel needs one.
         arguments: further ones of redis-server.
     """
 
-    def __init__(self, *, password: str | None = None, is_kept: bool = False, arguments: Sequence[str] = ()) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        *,
+        password: str | None = None,
+        is_kept: bool = False,
+        port: int | None = None,
+        config: str | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.port = port or free_port()
+        self._config = [config] if config else []
         self.password = password
         self._is_kept = is_kept
         self._arguments = arguments
@@ -60,8 +71,18 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir"]
-        command += [str(self._directory), "--appendonly", "yes" if self._is_kept else "no", *self._arguments]
+        command = [
+            "redis-server",
+            *self._config,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+        ]
+        command += [str(self._directory), *self._arguments, *(["--appendonly", "yes"] if self._is_kept else [])]
         if self.password:
             command += ["--requirepass", self.password]
         with (self._directory / "log").open("ab") as log:

@@ -28,12 +28,15 @@ _WORDS: Final = {
     "without any password configured": (
         "has no password, the store's URL gives one: take it out there, or set requirepass"
     ),
+    "must be called with the client already authenticated": _BY_WORD["NOAUTH"],
     "authentication required": _BY_WORD["NOAUTH"],
     "read only replica": _BY_WORD["READONLY"],
     "out of memory": _BY_WORD["OOM"],
     "used memory >": _BY_WORD["OOM"],
     "loading the dataset": _BY_WORD["LOADING"],
     "permissions": _BY_WORD["NOPERM"],
+    "redis cluster cannot be connected": "cannot be reached: start its nodes, or correct the hosts in the store's URL",
+    "no master found": "has no primary that its sentinels know of: look at `SENTINEL MASTERS`, and at the name in the URL",
     "cluster mode": "is a cluster: write redis+cluster:// in the store's URL",
 }
 

@@ -69,11 +69,11 @@ def parse_redis_url(url: str) -> RedisAddress:
     Raises:
         ConfigError: it is none; names the part that is wrong, never a password.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, slashes, rest = url.partition("://")
     scheme = scheme.strip().lower()
+    if not slashes:
+        raise ConfigError(f"the store's URL has no two slashes: write {_EXAMPLES['single']}")
     kind = scheme.partition("+")[2] or "single"
-    if not rest:
-        raise ConfigError(f"a store at {scheme}: needs two slashes and a host: {_EXAMPLES[kind]}")
     # urlsplit refuses several hosts with ports only when asked for the port, which we are not.
     parts = urlsplit(f"redis://{rest}")
     userinfo, _, hosts = parts.netloc.rpartition("@")

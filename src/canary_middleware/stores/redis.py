@@ -81,7 +81,8 @@ class RedisStore(ForkSafe):
                 # A wrong password is a ConnectionError too, to redis-py.
                 if attempt == 2 or isinstance(error, redis.AuthenticationError):
                     raise StoreUnavailable(explain(self.url, error)) from error
-            except (redis.RedisError, OSError) as error:
+            # redis-py's error for a cluster of which no node answers is no RedisError.
+            except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
                 raise StoreUnavailable(explain(self.url, error)) from error
         raise AssertionError("unreachable")  # pragma: no cover
 
