@@ -133,7 +133,7 @@ def test_a_newer_schema_is_refused(store: SQLiteStore) -> None:
     other.close()
     store.close()
 
-    with pytest.raises(NewerSchema, match="schema 99.*upgrade this process"):
+    with pytest.raises(NewerSchema, match=r"schema 99.*upgrade this process"):
         store.read()
     with pytest.raises(NewerSchema):
         put(store, revision=1)

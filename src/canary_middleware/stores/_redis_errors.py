@@ -36,7 +36,7 @@ _WORDS: Final = {
     "loading the dataset": _BY_WORD["LOADING"],
     "permissions": _BY_WORD["NOPERM"],
     "redis cluster cannot be connected": "cannot be reached: start its nodes, or correct the hosts in the store's URL",
-    "no master found": "has no primary that its sentinels know of: look at `SENTINEL MASTERS`, and at the name in the URL",
+    "no master found": "has no primary that its sentinels know: look at `SENTINEL MASTERS`, and at the name in the URL",
     "cluster mode": "is a cluster: write redis+cluster:// in the store's URL",
 }
 
