@@ -210,7 +210,7 @@ class CanaryMiddleware:
         if kind == "http":
             talk = _Http(scope, receive, send, self)
             try:
-                exchange = self.canary.begin(talk)
+                exchange = self.canary.begin(talk)  # pyright: ignore[reportArgumentType]
             except BodyNotRead as wanted:
                 exchange = await _with_body(self.canary, talk, wanted)
             if exchange is None:
@@ -326,7 +326,7 @@ class CanaryMiddleware:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         talk = _Websocket(scope, receive, send, self)
-        if self.canary.begin(talk) is None:
+        if self.canary.begin(talk) is None:  # pyright: ignore[reportArgumentType]
             await self._uncovered(scope, receive, send)
         elif talk.door.is_gone(talk.assignment):
             await receive()
@@ -365,7 +365,7 @@ async def _with_body(canary: Canary, talk: _Http, wanted: BodyNotRead) -> Exchan
 
     talk.rewind(talk.scope, replay)
     talk.resume = wanted
-    return canary.begin(talk, started)
+    return canary.begin(talk, started)  # pyright: ignore[reportArgumentType]
 
 
 def _quoted(path: str) -> bytes:

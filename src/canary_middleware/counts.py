@@ -226,7 +226,7 @@ class Counts:
             total.fold(self._gone)
             for _, table in list(self._live):
                 total.fold(table)
-        series = {Series(*key): cell for key, cell in total.cells.items()}
+        series = {Series(*key): cell for key, cell in total.cells.items()}  # pyright: ignore[reportArgumentType]
         ended: dict[Variant, int] = {}
         for key, cell in series.items():
             ended[key.variant] = ended.get(key.variant, 0) + cell.count

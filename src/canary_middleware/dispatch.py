@@ -60,7 +60,7 @@ def handlers(
     if is_async:
 
         @functools.wraps(stable)
-        async def dispatch(*args: Any, **kwargs: Any) -> Any:  # Any: the handlers' own arguments
+        async def dispatch(*args: Any, **kwargs: Any) -> Any:  # Any: the handlers' own arguments  # pyright: ignore[reportRedeclaration]
             return await pick()(*args, **kwargs)
 
     else:

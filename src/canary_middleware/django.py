@@ -541,7 +541,7 @@ class _QueryTimer:
             vendor = context["connection"].vendor
             canary.record_db(
                 canary.clock() - started,
-                _SYSTEMS.get(vendor, vendor),
+                _SYSTEMS.get(vendor, vendor),  # pyright: ignore[reportArgumentType]
                 verb if verb in _OPERATIONS else "OTHER",
                 error_type,
             )

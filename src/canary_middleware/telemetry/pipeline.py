@@ -192,7 +192,7 @@ class Pipeline:
             for signal, wire in settings.protocols.items()
         }
         for signal, make in self._exporters.items():
-            preload(make, settings.protocols[signal])
+            preload(make, settings.protocols[signal])  # pyright: ignore[reportArgumentType]
         self._wants_handler = wants_handler
         self._home = os.getpid()
         self._was_forked = False
