@@ -140,14 +140,14 @@ return found
 """
 
 # KEYS: the lease, tokens. ARGV: name, holder, ms. Answers the token, or nothing while somebody else holds it.
-# A token begins at the clock's ms, so that it also grows when Redis has forgotten the one before.
+# A token begins at the clock's µs, so that it also grows when Redis has forgotten the one before.
 ACQUIRE: Final = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[2] then return false end
 local token = redis.call('HGET', KEYS[2], ARGV[1])
 if not holder or not token then
     local time = redis.call('TIME')
-    local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+    local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
     token = string.format('%.0f', math.max(tonumber(token or '0') + 1, now))
     redis.call('HSET', KEYS[2], ARGV[1], token)
 end

@@ -43,12 +43,22 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         StoreUnavailable: it belongs to another application.
         sqlite3.Error: it cannot be read or written.
     """
-    if not _is_ours(connection, path):
+    if not _is_ours_at_once(connection, path):
         _write_ahead(connection)
         _create(connection, path)
     # Checkpoint early and cut the log back: the file stays the size of what it holds.
     connection.execute("PRAGMA wal_autocheckpoint=250")
     connection.execute("PRAGMA journal_size_limit=1048576")
+
+
+def _is_ours_at_once(connection: sqlite3.Connection, path: Path) -> bool:
+    """The same of one snapshot: between two readings another process may make the tables."""
+    connection.execute("BEGIN")
+    try:
+        return _is_ours(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:

@@ -196,7 +196,7 @@ class SQLiteStore(ForkSafe):
                 return None
             if not is_held:
                 # From the clock, so that tokens also grow from one file to the next.
-                token = max(token + 1, int(now_s * 1000))
+                token = max(token + 1, int(now_s * 1e6))
             connection.execute(
                 "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?)", (name, holder, token, now_s, ttl_s)
             )
