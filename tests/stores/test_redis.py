@@ -112,18 +112,11 @@ def test_a_token_grows_even_when_redis_forgot_the_last_one(server: RedisServer, 
     first = store.acquire("judge", "a", 30)
     server.command("FLUSHALL")
 
-    second = eventually(lambda: store.acquire("judge", "b", 30))
+    second = store.acquire("judge", "b", 30)
 
     assert first is not None
-    assert second >= first
-    server.command("FLUSHALL")
-    assert eventually(lambda: _taken(store, "c")) > first
-
-
-def _taken(store: Store, holder: str) -> int:
-    token = store.acquire("judge", holder, 30)
-    assert token is not None
-    return token
+    assert second is not None
+    assert second > first
 
 
 def test_prefixes_are_apart(server: RedisServer, store: Store) -> None:
