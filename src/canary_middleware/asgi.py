@@ -526,7 +526,8 @@ class _Guard:
             await self._commit()
             self._talk.failed(error)
             return False
-        self.failure = self.failure or Failure(500, type(error).__qualname__, error)
+        # Starlette sends its 500 and raises on: the exception says more than the status.
+        self.failure = Failure(self.failure.status if self.failure else 500, type(error).__qualname__, error)
         return True
 
     async def is_silent(self) -> bool:

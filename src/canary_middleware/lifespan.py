@@ -92,7 +92,7 @@ class _One:
 
         try:
             await app(scope, receive, self._from.put)
-        except Exception as error:  # noqa: BLE001 - reported to the server in the protocol's own words
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told the server in the protocol's words
             if has_asked:
                 await self._from.put({"type": "raised", "message": f"{type(error).__qualname__}: {error}"})
                 return

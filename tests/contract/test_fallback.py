@@ -142,3 +142,12 @@ def test_ten_thousand_gets_see_no_failure(driver: Driver) -> None:
 
     assert statuses == {200}
     assert canary.metrics_summary()["canary"]["error_count"] == 1_000
+
+
+def test_the_exception_behind_a_500_is_what_the_failure_is_called_by(driver: Driver) -> None:
+    canary = everyone()
+
+    with driver.serve(canary, {"v1": says("one"), "v2": raises}) as client, recorded(canary) as ended:
+        client(headers={USER: "u"})
+
+    assert [o.error_type for o in ended] == ["Broken"]

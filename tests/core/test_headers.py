@@ -109,6 +109,8 @@ def test_dates_are_written_in_utc() -> None:
         ("POST", [], False),
         ("GET", ["private"], False),
         ("GET", ["no-store"], False),
+        ("GET", ["public, Private"], False),
+        ("GET", ['public, private="Set-Cookie"'], True),
     ],
 )
 def test_private_is_appended_where_no_vary_can_help(method: str, cache_control: list[str], expected: bool) -> None:

@@ -135,6 +135,8 @@ def more_headers(exchange: Exchange, cache_control: Sequence[str]) -> list[Heade
     if exchange.new_id is not None and door.anonymous is not None:
         headers.append(("Set-Cookie", door.anonymous.set_cookie(exchange.new_id)))
         is_private = door.router.plan.cache_headers
-    if is_private and not any("private" in value or "no-store" in value for value in cache_control):
+    said = {directive.strip().lower() for value in cache_control for directive in value.split(",")}
+    # private="Set-Cookie" keeps back that field only (RFC 9111 §5.2.2.7).
+    if is_private and said.isdisjoint(("private", "no-store")):
         headers.append(("Cache-Control", "private"))
     return headers

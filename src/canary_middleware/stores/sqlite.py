@@ -4,6 +4,7 @@ A store in a file: the processes of one host share it. WAL, one connection per p
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
 from contextlib import contextmanager
@@ -24,6 +25,29 @@ if TYPE_CHECKING:
 
 _SEQUENCES_KEPT_S: Final = 86_400
 """A flush whose answer was lost may come again this long after; by then its worker has left or died."""
+
+
+def _begin_writing(connection: sqlite3.Connection) -> None:
+    """
+    Take the file's lock, waiting BUSY_S seconds at most.
+
+    Asked for in short, uneven steps: SQLite's own waiting grows to 100 ms a step, and of several busy writers one
+    could then come too late every time.
+    """
+    deadline = time.monotonic() + BUSY_S
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - not a secret
+            else:
+                return
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_S * 1000)}")
 
 
 class SQLiteStore(ForkSafe):
@@ -88,7 +112,7 @@ class SQLiteStore(ForkSafe):
         """A write: all of it or nothing. The file's lock is taken at once, so that nothing read is outdated."""
         with self._connected() as connection:
             connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
+            _begin_writing(connection)
             try:
                 yield connection
                 connection.execute("COMMIT")
