@@ -182,7 +182,7 @@ class Canary:
             if is_shared and rollout_plan.weight_ppm:
                 raise ConfigError(
                     f"rollout.{name}.weight is for a Canary without a store: leave it out, and steer the rollout with "
-                    f"`canary set {name}` or the stages of its plan"
+                    f"`set_weight` or the stages of its plan"
                 )
             self._sources[name] = tuple(
                 self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key

@@ -134,7 +134,7 @@ def at(phase: str, **state: Any) -> Rollout:
 
 
 @pytest.mark.parametrize("verb", ["start", "advance", "pause", "resume", "complete"])
-@pytest.mark.parametrize(("phase", "way_out"), [("rolled_back", "canary retry"), ("locked", "emergency off")])
+@pytest.mark.parametrize(("phase", "way_out"), [("rolled_back", "canary.retry"), ("locked", "emergency")])
 def test_nothing_but_the_named_way_leaves_a_latch(verb: str, phase: str, way_out: str) -> None:
     with pytest.raises(TransitionRefused, match=way_out):
         getattr(transitions, verb)(at(phase))

@@ -27,9 +27,9 @@ def _refuse(rollout: Rollout, verb: str, way_out: str) -> TransitionRefused:
 
 def _require_unlatched(rollout: Rollout, verb: str) -> None:
     if rollout.phase == "locked":
-        raise _refuse(rollout, verb, "Lift the emergency latch first (canary emergency off).")
+        raise _refuse(rollout, verb, "Lift the emergency latch first: canary.emergency(on=False).")
     if rollout.phase == "rolled_back":
-        raise _refuse(rollout, verb, "Retry it first (canary retry), once the cause is mended.")
+        raise _refuse(rollout, verb, "Retry it first, once the cause is mended: canary.retry().")
 
 
 def start(rollout: Rollout) -> Rollout:
