@@ -4,6 +4,7 @@ A real redis-server of a test's own: on a free port, in a directory of its own, 
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import socket
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """A port that nobody listens at just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens at just now, low enough that a cluster's bus fits 10,000 above it."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
 
 
 class RedisServer:

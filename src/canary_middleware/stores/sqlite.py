@@ -208,8 +208,9 @@ class SQLiteStore(ForkSafe):
     # -- leases -----------------------------------------------------------------------------------------------------
 
     def acquire(self, name: str, holder: str, ttl_s: float) -> int | None:
-        now_s = self._clock()
         with self._transaction() as connection:
+            # Only now: whoever held the lock meanwhile must not seem to have begun in our future.
+            now_s = self._clock()
             row = connection.execute(
                 "SELECT holder, token, begun_s, ttl_s FROM leases WHERE name=?", (name,)
             ).fetchone()
