@@ -294,6 +294,14 @@ def to_plain(series: Mapping[Series, Cell]) -> dict[str, Any]:
     return plain
 
 
+def merge_plain(into: dict[str, Any], plain: Mapping[str, Any]) -> None:
+    """Add the numbers of *plain* (``to_plain``) to those under equal keys of *into*."""
+    for series, numbers in plain.items():
+        mine = into.setdefault(series, {})
+        for key, n in numbers.items():
+            mine[key] = mine.get(key, 0) + n
+
+
 def from_plain(plain: Mapping[str, Any], variants: Variants | None = None) -> dict[Series, Cell]:
     """The counts that ``to_plain`` wrote, perhaps of several workers merged."""
     import json

@@ -186,15 +186,17 @@ class Follower:
         now = self._clock()
         if now < self._next_beat:
             return
+        local = self._local()
         self._store.beat(
             Worker(
                 id=self.worker_id,
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 seen_s=0.0,
-                revisions={name: rollout.revision for name, rollout in self._local().items()},
+                revisions={name: rollout.revision for name, rollout in local.items()},
                 stale_s=self.stale_s,
                 note=self._note,
+                pinned={name: r.pinned_ppm for name, r in local.items() if r.pinned_ppm is not None},
             )
         )
         self._next_beat = now + BEAT_S

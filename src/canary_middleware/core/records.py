@@ -57,6 +57,8 @@ class Worker:
         seen_s: Unix seconds by the store's clock (Redis) or the host's (SQLite).
         revisions: rollout → revision that its requests see.
         stale_s: seconds since its state was last known to be current.
+        note: what an operator should know of it, in a sentence.
+        pinned: rollout → weight in ppm that its environment pins; such a rollout follows no ``set``.
     """
 
     id: str
@@ -66,6 +68,7 @@ class Worker:
     revisions: Mapping[str, int]
     stale_s: float = 0.0
     note: str = ""
+    pinned: Mapping[str, int] = field(default_factory=dict)
 
 
 def to_record(rollout: Rollout) -> dict[str, Any]:

@@ -7,10 +7,7 @@ so that a store stays small however long it lives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Final
 
 KEEP_S: Final = 8 * 86_400
 """Windows that began longer ago are dropped: a week, and a day to look at it."""
@@ -29,11 +26,3 @@ def place(window_s: int, now_s: float) -> int | None:
         if begin + width <= now_s - age:
             return begin
     return window_s
-
-
-def merge(into: dict[str, Any], counts: Mapping[str, Any]) -> None:
-    """Add the numbers of *counts* (``counts.to_plain``) to those under equal keys of *into*."""
-    for series, numbers in counts.items():
-        mine = into.setdefault(series, {})
-        for key, n in numbers.items():
-            mine[key] = mine.get(key, 0) + n

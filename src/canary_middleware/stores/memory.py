@@ -7,9 +7,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..counts import merge_plain
 from . import _codec
 from ._fork import ForkSafe
-from ._windows import SWEEP_S, merge, place
+from ._windows import SWEEP_S, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +114,7 @@ class MemoryStore(ForkSafe):
     def _put(self, window_s: int, counts: Mapping[str, Any], now_s: float) -> None:
         begin = place(window_s, now_s)
         if begin is not None:
-            merge(self._windows.setdefault(begin, {}), counts)
+            merge_plain(self._windows.setdefault(begin, {}), counts)
 
     def counts(self, since_s: int = 0) -> Sequence[tuple[int, Mapping[str, Any]]]:
         with self._lock:

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..counts import merge_plain
 from ..errors import StoreUnavailable
 from . import _codec
 from ._fork import ForkSafe
 from ._sqlite_errors import explain
 from ._sqlite_schema import BUSY_S, prepare
-from ._windows import KEEP_S, SWEEP_S, merge, place
+from ._windows import KEEP_S, SWEEP_S, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -271,7 +272,7 @@ def _put(connection: sqlite3.Connection, window_s: int, counts: Mapping[str, Any
         return
     row = connection.execute("SELECT counts FROM windows WHERE begin=?", (begin,)).fetchone()
     total: dict[str, Any] = {} if row is None else _codec.loads(row[0])
-    merge(total, counts)
+    merge_plain(total, counts)
     connection.execute("INSERT OR REPLACE INTO windows VALUES (?, ?)", (begin, _codec.dumps(total)))
 
 

@@ -1,0 +1,125 @@
+"""
+Where a rollout stands, as plain data: what the command line, the admin API and reports show.
+
+Read from the store alone; none of the app's code is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from .core.fields import percent
+from .counts import from_plain, merge_plain
+from .summary import summarise
+
+if TYPE_CHECKING:
+    from .control import Control
+    from .core.ports import Store
+    from .core.records import Event, Worker
+    from .core.rollout import Rollout, Variants
+    from .counts import Cell, Series
+
+SILENT_S: Final = 10.0
+"""A worker beats every 2 s, and every 5 s while its store is away: one unheard for longer was killed or is stuck."""
+WINDOW_S: Final = 300
+_BEGINNINGS: Final = frozenset({"register", "start", "retry"})
+
+
+def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: int = WINDOW_S) -> dict[str, Any]:
+    """
+    All that one screen shows of *rollout*.
+
+    Args:
+        events: how many of the last lines of its audit trail.
+        window_s: seconds of traffic behind the figures.
+    Raises:
+        StoreUnavailable: nothing can be said.
+    """
+    store = control.store
+    now = store.now()
+    figures = summarise(fleet_series(store, int(now) - window_s), rollout.plan, float(window_s))
+    workers = [_worker(worker, rollout, now) for worker in store.workers() if rollout.name in worker.revisions]
+    return {
+        "rollout": rollout.name,
+        "store": store.url,
+        "phase": rollout.phase,
+        "phase_reason": rollout.phase_reason,
+        "revision": rollout.revision,
+        "weight": percent(rollout.effective_ppm),
+        "actual": round(figures["comparison"]["traffic_split"]["canary_percentage"] * 100, 4),
+        "stable": rollout.plan.stable,
+        "canary": {name: percent(share) for name, share in rollout.plan.canaries},
+        "stages": stages_of(rollout),
+        "versions": figures["versions"],
+        "window_s": window_s,
+        "workers": workers,
+        "events": [event_of(event, now) for event in store.history(rollout.name, events)],
+    }
+
+
+def stages_of(rollout: Rollout) -> list[dict[str, Any]]:
+    """The plan's stages: number from 1, weight in percent, and completed, in_progress or pending."""
+    return [
+        {
+            "stage": n + 1,
+            "weight": percent(stage.weight_ppm),
+            "duration_s": stage.duration_s if stage.duration_s is not None else rollout.plan.duration_s,
+            "approve": stage.approve,
+            "status": _stage_status(rollout, n),
+        }
+        for n, stage in enumerate(rollout.plan.stages)
+    ]
+
+
+def _stage_status(rollout: Rollout, n: int) -> str:
+    if rollout.phase == "completed" or (n < rollout.stage and not rollout.is_latched):
+        return "completed"
+    return "in_progress" if n == rollout.stage and not rollout.is_latched else "pending"
+
+
+def fleet_series(store: Store, since_s: int, variants: Variants | None = None) -> dict[Series, Cell]:
+    """The counts of all workers from Unix second *since_s* on."""
+    total: dict[str, Any] = {}
+    for _, plain in store.counts(since_s):
+        merge_plain(total, plain)
+    return from_plain(total, variants)
+
+
+def began_s(store: Store, rollout: str) -> int:
+    """Unix second at which the present run of *rollout* began: its last start, retry or registration; 0 if unknown."""
+    begun = (event.at_s for event in store.history(rollout, 1000) if event.verb in _BEGINNINGS)
+    return int(next(begun, 0.0))
+
+
+def event_of(event: Event, now_s: float) -> dict[str, Any]:
+    """One line of the audit trail; weights in percent."""
+    return {
+        "rollout": event.rollout,
+        "revision": event.revision,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.at_s)),
+        "ago_s": round(max(0.0, now_s - event.at_s), 1),
+        "actor": event.actor,
+        "verb": event.verb,
+        "from": percent(event.before.get("weight_ppm", 0)),
+        "to": percent(event.after.get("weight_ppm", 0)),
+        "phase": event.after.get("phase", ""),
+        "reason": event.reason,
+        "evidence": dict(event.evidence),
+    }
+
+
+def _worker(worker: Worker, rollout: Rollout, now_s: float) -> dict[str, Any]:
+    silent_s = max(0.0, now_s - worker.seen_s)
+    pinned = worker.pinned.get(rollout.name)
+    return {
+        "id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "revision": worker.revisions[rollout.name],
+        "seen_s": round(silent_s, 1),
+        "is_silent": silent_s > SILENT_S,
+        "stale_s": round(worker.stale_s, 1),
+        "pinned": None if pinned is None else percent(pinned),
+        "note": worker.note,
+    }
