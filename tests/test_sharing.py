@@ -218,7 +218,7 @@ def test_the_fleets_counts_are_those_of_all_processes_and_none_twice(
 
 
 def test_a_weight_in_the_plan_is_refused_where_a_store_holds_it(store: FakeStore) -> None:
-    with pytest.raises(ConfigError, match=r"rollout\.checkout\.weight .* leave it out.*`set_weight`"):
+    with pytest.raises(ConfigError, match=r"rollout\.checkout\.weight .* leave it out.*`canary set`"):
         Canary("checkout", weight=10, store=store, environ={})
 
 

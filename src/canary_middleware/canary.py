@@ -182,7 +182,7 @@ class Canary:
             if is_shared and rollout_plan.weight_ppm:
                 raise ConfigError(
                     f"rollout.{name}.weight is for a Canary without a store: leave it out, and steer the rollout with "
-                    f"`set_weight` or the stages of its plan"
+                    f"`canary set` or the stages of its plan"
                 )
             self._sources[name] = tuple(
                 self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key
@@ -599,6 +599,10 @@ class Canary:
     def advance(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
         """Enter the next stage."""
         return self.change("advance", transitions.advance, rollout=rollout, actor=actor, reason=reason)
+
+    def approve(self, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:
+        """Let the stage in force end, where the plan asks a person for that."""
+        return self.change("approve", transitions.approve, rollout=rollout, actor=actor, reason=reason)
 
     def pause(self, *, actor: str = "app", reason: str = "manual", rollout: str | None = None) -> Rollout:
         """Stop at the present weight until resumed."""

@@ -17,7 +17,7 @@ from .test_rollout import plan, rollout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STAGES = [10, 30, 50, 100]
+STAGES = [10, {"weight": 30, "approve": True}, 50, 100]
 
 
 class Moves(RuleBasedStateMachine):
@@ -67,6 +67,11 @@ class Moves(RuleBasedStateMachine):
     @rule()
     def a_human_starts(self) -> None:
         self.move(transitions.start)
+
+    @rule()
+    def a_human_approves(self) -> None:
+        before = self.move(transitions.approve)
+        assert before is None or self.current.weight_ppm == before.weight_ppm
 
     @rule()
     def a_human_pauses(self) -> None:
@@ -134,7 +139,7 @@ def at(phase: str, **state: Any) -> Rollout:
 
 
 @pytest.mark.parametrize("verb", ["start", "advance", "pause", "resume", "complete"])
-@pytest.mark.parametrize(("phase", "way_out"), [("rolled_back", "canary.retry"), ("locked", "emergency")])
+@pytest.mark.parametrize(("phase", "way_out"), [("rolled_back", "canary retry"), ("locked", "emergency")])
 def test_nothing_but_the_named_way_leaves_a_latch(verb: str, phase: str, way_out: str) -> None:
     with pytest.raises(TransitionRefused, match=way_out):
         getattr(transitions, verb)(at(phase))
@@ -167,6 +172,27 @@ def test_a_weight_set_by_hand_keeps_the_place_in_the_plan() -> None:
 
     assert (current.phase, current.phase_reason, current.stage) == ("paused", "manual", 1)
     assert transitions.advance(transitions.resume(current)).weight_ppm == 500_000
+
+
+def test_an_approval_is_for_the_stage_in_force_and_once() -> None:
+    waiting = at("holding", phase_reason="approval", resume_to="progressing", stage=1, weight_ppm=300_000)
+    approved = transitions.approve(waiting)
+
+    assert (approved.phase, approved.approved, approved.weight_ppm) == ("progressing", 1, 300_000)
+    with pytest.raises(TransitionRefused, match=r"Stage 2 has been approved already"):
+        transitions.approve(approved)
+    with pytest.raises(TransitionRefused, match=r"asks for no approval; `canary next`"):
+        transitions.approve(transitions.advance(approved))
+    with pytest.raises(TransitionRefused, match="asks for no approval"):
+        transitions.approve(at("idle"))
+
+
+def test_an_approval_does_not_outlive_a_second_try() -> None:
+    approved = transitions.approve(at("progressing", stage=1, weight_ppm=300_000))
+
+    again = transitions.advance(transitions.retry(transitions.roll_back(approved, "x")))
+
+    assert (again.stage, again.approved) == (1, -1)
 
 
 def test_a_pause_while_baking_resumes_into_the_bake() -> None:

@@ -83,6 +83,7 @@ def to_record(rollout: Rollout) -> dict[str, Any]:
         "stage": rollout.stage,
         "revision": rollout.revision,
         "resume_to": rollout.resume_to,
+        "approved": rollout.approved,
     }
 
 
@@ -109,6 +110,7 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
             stage=record["stage"],
             revision=record["revision"],
             resume_to=record["resume_to"],
+            approved=record.get("approved", -1),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(

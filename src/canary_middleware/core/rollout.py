@@ -129,6 +129,7 @@ class Rollout(NamedTuple):
         enabled: False gives everybody stable, whatever the weight.
         stable_enabled: False retires stable: everybody gets the canary, without fallback.
         is_known: False where there is a store and nothing was heard of it yet: everybody gets stable.
+        approved: index of the last stage that a person has approved, -1 before any.
     """
 
     plan: RolloutPlan
@@ -143,6 +144,7 @@ class Rollout(NamedTuple):
     is_known: bool = True
     # The phase, reason and stage to return to when the emergency latch is lifted or a pause ends.
     resume_to: Phase | None = None
+    approved: int = -1
 
     @property
     def name(self) -> str:

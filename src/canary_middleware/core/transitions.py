@@ -27,9 +27,9 @@ def _refuse(rollout: Rollout, verb: str, way_out: str) -> TransitionRefused:
 
 def _require_unlatched(rollout: Rollout, verb: str) -> None:
     if rollout.phase == "locked":
-        raise _refuse(rollout, verb, "Lift the emergency latch first: canary.emergency(on=False).")
+        raise _refuse(rollout, verb, "Lift the emergency latch first: `canary emergency off`.")
     if rollout.phase == "rolled_back":
-        raise _refuse(rollout, verb, "Retry it first, once the cause is mended: canary.retry().")
+        raise _refuse(rollout, verb, "Once the cause is mended: `canary retry`.")
 
 
 def start(rollout: Rollout) -> Rollout:
@@ -45,7 +45,14 @@ def _enter(rollout: Rollout, stage: int) -> Rollout:
     if not stages:
         raise _refuse(rollout, "advance", "Its plan has no stages; set a weight instead.")
     return _next(
-        rollout, phase="progressing", phase_reason="", stage=stage, weight_ppm=stages[stage].weight_ppm, resume_to=None
+        rollout,
+        phase="progressing",
+        phase_reason="",
+        stage=stage,
+        weight_ppm=stages[stage].weight_ppm,
+        resume_to=None,
+        # An approval is for the stage as it went this time.
+        approved=min(rollout.approved, stage - 1),
     )
 
 
@@ -58,6 +65,19 @@ def advance(rollout: Rollout) -> Rollout:
     if rollout.plan.stages and following >= len(rollout.plan.stages):
         return _next(rollout, phase="baking", phase_reason="", resume_to=None)
     return _enter(rollout, following)
+
+
+def approve(rollout: Rollout) -> Rollout:
+    """A person lets the stage in force end, once everything else that its plan asks for holds."""
+    _require_unlatched(rollout, "approve")
+    stages = rollout.plan.stages
+    if not 0 <= rollout.stage < len(stages) or not stages[rollout.stage].approve:
+        raise _refuse(rollout, "approve", "The stage in force asks for no approval; `canary next` enters the next one.")
+    if rollout.approved >= rollout.stage:
+        raise _refuse(rollout, "approve", f"Stage {rollout.stage + 1} has been approved already.")
+    if rollout.phase == "holding" and rollout.phase_reason == "approval":
+        rollout = rollout._replace(phase="progressing", phase_reason="", resume_to=None)
+    return _next(rollout, approved=rollout.stage)
 
 
 def go_to_stage(rollout: Rollout, stage: int) -> Rollout:
