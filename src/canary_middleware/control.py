@@ -56,6 +56,11 @@ class Control:
         hint = f"did you mean {near[0]!r}?" if near else known
         raise ConfigError(f"there is no rollout {name!r} in {self.store.url}: {hint}")
 
+    def names(self) -> list[str]:
+        """The names of all rollouts, readable or not."""
+        found = self.store.read()
+        return [] if found is None else sorted(found[1])
+
     def knows(self, name: str) -> bool:
         """Whether the store holds a rollout of that name, readable or not."""
         found = self.store.read()

@@ -154,7 +154,7 @@ def test_the_plan_runs_to_its_end() -> None:
 
     assert weights == [100_000, 300_000, 500_000, 1_000_000, 1_000_000]
     assert current.phase == "baking"
-    assert transitions.complete(current).phase == "completed"
+    assert transitions.advance(current).phase == transitions.complete(current).phase == "completed"
 
 
 def test_a_rollback_by_hand_goes_one_stage_down_at_a_time() -> None:

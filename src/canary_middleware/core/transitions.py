@@ -57,10 +57,12 @@ def _enter(rollout: Rollout, stage: int) -> Rollout:
 
 
 def advance(rollout: Rollout) -> Rollout:
-    """Enter the next stage, or bake after the last one."""
+    """Enter the next stage; after the last one bake, and after the bake it is completed."""
     _require_unlatched(rollout, "advance")
-    if rollout.phase in ("baking", "completed"):
-        raise _refuse(rollout, "advance", "It has passed its last stage.")
+    if rollout.phase == "baking":
+        return complete(rollout)
+    if rollout.phase == "completed":
+        raise _refuse(rollout, "advance", "Everybody has the canary.")
     following = rollout.stage + 1
     if rollout.plan.stages and following >= len(rollout.plan.stages):
         return _next(rollout, phase="baking", phase_reason="", resume_to=None)

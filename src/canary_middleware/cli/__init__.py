@@ -1,0 +1,7 @@
+"""The command line: ``canary <verb> [rollout]``. It needs a store, and none of the app's code."""
+
+from __future__ import annotations
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,81 @@
+"""
+Waiting until every live worker serves a revision: a change is not done when it is written.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..status import SILENT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..core.ports import Store
+    from ..core.records import Worker
+
+TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.05
+
+
+class Acknowledgement(NamedTuple):
+    """
+    Who serves a revision.
+
+    Attributes:
+        served, missing: ids of live workers that do, and that do not yet.
+        silent: ids of workers unheard for longer than SILENT_S: killed, most likely; nobody waits for them.
+        pinned: ids of live workers whose environment pins the weight, whatever the store says.
+        seconds: how long it took.
+    """
+
+    served: tuple[str, ...]
+    missing: tuple[str, ...]
+    silent: tuple[str, ...]
+    pinned: tuple[str, ...]
+    seconds: float
+
+    def sentence(self, revision: int) -> str:
+        """``4 of 4 workers at revision 15 after 0.31 s``, or which is missing."""
+        total = len(self.served) + len(self.missing)
+        text = f"{len(self.served)} of {total} workers at revision {revision} after {self.seconds:.2f} s"
+        if not total:
+            text = f"revision {revision} is stored; no worker is running"
+        if self.missing:
+            text += f"; missing: {', '.join(self.missing)}"
+        if self.silent:
+            text += f"; silent for over {SILENT_S:g} s, so not waited for: {', '.join(self.silent)}"
+        return text
+
+
+def wait_for_workers(
+    store: Store,
+    rollout: str,
+    revision: int,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Acknowledgement:
+    """Poll the workers' own reports until all live ones serve *revision* of *rollout*, or *timeout_s* is over."""
+    started = clock()
+    while True:
+        now = store.now()
+        workers = [worker for worker in store.workers() if rollout in worker.revisions]
+        live = [worker for worker in workers if now - worker.seen_s <= SILENT_S]
+        missing = _ids(worker for worker in live if worker.revisions[rollout] < revision)
+        elapsed = clock() - started
+        if not missing or elapsed >= timeout_s:
+            return Acknowledgement(
+                served=tuple(worker.id for worker in live if worker.id not in missing),
+                missing=missing,
+                silent=_ids(worker for worker in workers if worker not in live),
+                pinned=_ids(worker for worker in live if rollout in worker.pinned),
+                seconds=elapsed,
+            )
+        sleep(_POLL_S)
+
+
+def _ids(workers: Iterable[Worker]) -> tuple[str, ...]:
+    return tuple(worker.id for worker in workers)

@@ -1,0 +1,271 @@
+"""
+The verbs that change something: a pure transition, compared and set, and the wait for every live worker to serve it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ..core import transitions
+from ..core.fields import parse_percent, percent
+from ..errors import CanaryError, ConfigError
+from .acknowledged import wait_for_workers
+from .completion import rollout_names
+from .screen import changed_line
+from .session import NEEDS_A_HUMAN, TIMEOUT, USAGE, fail, verb
+from .views import show_stages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..core.rollout import Rollout
+    from .session import Session
+
+# From this many points on a jump upwards is asked about: plans climb by 20 to 40.
+_JUMP_PPM: Final = 500_000
+
+rollout_argument = click.argument("rollout", required=False, shell_complete=rollout_names)
+_yes = click.option("--yes", "-y", is_flag=True, help="Do not ask before a jump of 50 points or more.")
+
+
+def apply(
+    session: Session, name: str, word: str, transition: Callable[[Rollout], Rollout], *, expect: int | None = None
+) -> dict[str, Any]:
+    """Change a rollout, wait for the workers, say what came of it; returns the same as plain data."""
+    before = session.control.rollout(name)
+    changed = session.control.change(name, word, transition, actor=session.actor, reason=session.reason, expect=expect)
+    found = wait_for_workers(session.control.store, name, changed.revision)
+    if not session.as_json:
+        session.console.print(changed_line(before, changed))
+        level = "WARNING" if found.missing or found.silent or not found.served else "SUCCESS"
+        session.say(level, found.sentence(changed.revision))
+        if found.pinned:
+            session.say(
+                "WARNING",
+                f"the environment pins the weight in {', '.join(found.pinned)}: only a restart there changes it",
+            )
+    return {
+        "rollout": name,
+        "revision": changed.revision,
+        "phase": changed.phase,
+        "phase_reason": changed.phase_reason,
+        "before": percent(before.effective_ppm),
+        "weight": percent(changed.effective_ppm),
+        "workers": {
+            "served": found.served,
+            "missing": found.missing,
+            "silent": found.silent,
+            "pinned": found.pinned,
+            "seconds": round(found.seconds, 3),
+        },
+    }
+
+
+def _change(
+    session: Session,
+    name: str | None,
+    word: str,
+    transition: Callable[[Rollout], Rollout],
+    *,
+    seen: Rollout | None = None,
+) -> None:
+    """One change as a whole verb; *seen* is the state that the person decided on."""
+    decided_on = seen or session.rollout(name)
+    _finish(session, apply(session, decided_on.name, word, transition, expect=None if seen is None else seen.revision))
+
+
+def _finish(session: Session, *results: dict[str, Any]) -> None:
+    if session.as_json:
+        session.answer(results[0] if len(results) == 1 else list(results))
+    if any(result["workers"]["missing"] for result in results):
+        raise SystemExit(TIMEOUT)
+
+
+def _confirm(session: Session, rollout: Rollout, weight_ppm: int, *, yes: bool) -> None:
+    """Ask before a jump that most plans would take in several steps."""
+    if yes or weight_ppm - rollout.effective_ppm < _JUMP_PPM:
+        return
+    question = f"{rollout.name} jumps from {percent(rollout.effective_ppm):g} % to {percent(weight_ppm):g} %. Go on?"
+    if session.as_json or not sys.stdin.isatty():
+        fail(f"{question} There is no terminal to ask at: pass --yes", NEEDS_A_HUMAN)
+    if not click.confirm(question):
+        fail("nothing was changed", NEEDS_A_HUMAN)
+
+
+def _number_first(words: tuple[str, ...], what: str) -> tuple[str, str | None]:
+    """``25 checkout`` or ``checkout 25``: people type both."""
+    if not 1 <= len(words) <= 2:
+        raise click.UsageError(f"pass {what}, and the rollout's name where there are several")
+    first, *rest = words
+    if not rest:
+        return first, None
+    return (first, rest[0]) if _is_number(first) or not _is_number(rest[0]) else (rest[0], first)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.rstrip("%"))
+    except ValueError:
+        return False
+    return True
+
+
+def _weight(word: str) -> int:
+    if not _is_number(word):
+        raise ConfigError(f"weight {word!r}: must be a percentage from 0 to 100, such as 25 or 0.5")
+    value = float(word.rstrip("%"))
+    return parse_percent(int(value) if value.is_integer() else value, "weight")
+
+
+@click.command()
+@rollout_argument
+@verb
+def start(session: Session, rollout: str | None) -> None:
+    """Enter the first stage of the plan."""
+    _change(session, rollout, "start", transitions.start)
+
+
+# A negative number would be taken for an option, and its error for a mistyped one.
+@click.command("set", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, metavar="WEIGHT [ROLLOUT]")
+@_yes
+@verb
+def set_(session: Session, words: tuple[str, ...], yes: bool) -> None:
+    """Set the weight by hand, in percent; the plan pauses there."""
+    weight, name = _number_first(words, "a weight in percent")
+    ppm = _weight(weight)
+    found = session.rollout(name)
+    _confirm(session, found, ppm, yes=yes)
+    _change(session, None, "set", lambda r: transitions.set_weight(r, ppm), seen=found)
+
+
+@click.command("next")
+@rollout_argument
+@_yes
+@verb
+def next_(session: Session, rollout: str | None, yes: bool) -> None:
+    """Enter the next stage (also: promote)."""
+    _enter_next(session, rollout, yes=yes)
+
+
+def _enter_next(session: Session, rollout: str | None, *, yes: bool) -> None:
+    found = session.rollout(rollout)
+    _confirm(session, found, transitions.advance(found).weight_ppm, yes=yes)
+    _change(session, None, "promote", transitions.advance, seen=found)
+
+
+@click.command()
+@rollout_argument
+@verb
+def approve(session: Session, rollout: str | None) -> None:
+    """Let the stage in force end, where the plan asks a person for that."""
+    _change(session, rollout, "approve", transitions.approve)
+
+
+@click.command()
+@rollout_argument
+@verb
+def pause(session: Session, rollout: str | None) -> None:
+    """Stop where it is until somebody resumes it."""
+    _change(session, rollout, "pause", lambda r: transitions.pause(r, session.reason or "manual"))
+
+
+@click.command()
+@rollout_argument
+@verb
+def resume(session: Session, rollout: str | None) -> None:
+    """Go on after a pause."""
+    _change(session, rollout, "resume", transitions.resume)
+
+
+@click.command()
+@rollout_argument
+@verb
+def retry(session: Session, rollout: str | None) -> None:
+    """Begin anew after a rollback, at the first stage."""
+    _change(session, rollout, "retry", transitions.retry)
+
+
+@click.command()
+@rollout_argument
+@click.option("--to-previous", is_flag=True, help="One stage down instead of to 0: 100 → 50 → 10 → 0.")
+@verb
+def rollback(session: Session, rollout: str | None, to_previous: bool) -> None:
+    """Weight 0 now, until somebody retries (also: abort)."""
+    if to_previous:
+        # Not insisted on like a rollback: two people who step down at once must not go two stages down.
+        _change(session, None, "step-down", transitions.step_down, seen=session.rollout(rollout))
+    else:
+        _change(session, rollout, "rollback", lambda r: transitions.roll_back(r, session.reason or "manual"))
+
+
+@click.command()
+@click.argument("state", type=click.Choice(["on", "off"]), default="on")
+@verb
+def emergency(session: Session, state: str) -> None:
+    """Every rollout and override off, latched; `off` lifts the latch and leaves them rolled back."""
+    transition = transitions.lock if state == "on" else transitions.unlock
+    results, problems = [], []
+    for name in session.control.names():
+        # One that cannot be read must not keep the others from being stopped.
+        try:
+            if (session.control.rollout(name).phase == "locked") != (state == "on"):
+                results.append(apply(session, name, "emergency", transition))
+        except CanaryError as error:
+            problems.append(f"{name}: {error}")
+    if not results and not problems:
+        session.say("INFO", f"nothing to do: the emergency latch is {state} everywhere already")
+    if problems:
+        fail("; ".join(problems), USAGE)
+    if results:
+        _finish(session, *results)
+    elif session.as_json:
+        session.answer([])
+
+
+_WORDS: Final = ("list", "next", "pause", "resume", "approve", "retry")
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[list|N|next|pause|resume|approve|retry] [ROLLOUT]")
+@_yes
+@verb
+def stage(session: Session, words: tuple[str, ...], yes: bool) -> None:
+    """List the plan's stages, or move: into stage N (1 is the first), into the next, and so on."""
+    word, name = _stage_words(words)
+    if word == "list":
+        show_stages(session, session.rollout(name))
+    elif word == "next":
+        _enter_next(session, name, yes=yes)
+    elif word.isdecimal():
+        found = session.rollout(name)
+        number = int(word) - 1
+        _confirm(session, found, transitions.go_to_stage(found, number).weight_ppm, yes=yes)
+        _change(session, None, "stage", lambda r: transitions.go_to_stage(r, number), seen=found)
+    elif word == "pause":
+        _change(session, name, "pause", lambda r: transitions.pause(r, session.reason or "manual"))
+    else:
+        _change(session, name, word, getattr(transitions, word))
+
+
+def _stage_words(words: tuple[str, ...]) -> tuple[str, str | None]:
+    known = [word for word in words if word in _WORDS or word.isdecimal()]
+    others = [word for word in words if word not in known]
+    if len(known) > 1 or len(others) > 1 or (others and not known and len(words) == 1 and _near(others[0])):
+        wrong = others[0] if others else known[1]
+        near = _near(wrong)
+        hint = f"did you mean {near[0]!r}?" if near else f"pass one of {', '.join(_WORDS)} or a stage's number"
+        raise click.UsageError(f"stage {' '.join(words)}: {hint}")
+    return (known[0] if known else "list"), (others[0] if others else None)
+
+
+def _near(word: str) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(word, _WORDS, 1)
+
+
+ALL: Final = (start, set_, next_, approve, pause, resume, retry, rollback, emergency, stage)

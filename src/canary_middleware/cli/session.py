@@ -1,0 +1,218 @@
+"""
+What every verb shares: which store, who acts, how to answer, and what the exit code says.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from ..control import Control
+from ..core.plan import parse
+from ..errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
+from ..planfile import read_plan
+from ..stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..core.plan import Plan
+    from ..core.ports import Store
+    from ..core.rollout import Rollout
+
+FINE: Final = 0
+STOPPED: Final = 1
+"""The rollout is rolled back or locked."""
+USAGE: Final = 2
+NEEDS_A_HUMAN: Final = 3
+TIMEOUT: Final = 4
+STORE_AWAY: Final = 5
+
+_PLANS: Final = ("canary.toml", "canary.json", "pyproject.toml")
+"""Looked for in the current directory where neither a store nor a plan is named."""
+
+
+class Failed(Exception):
+    """A verb ends with *code*; the message is for the person who typed it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Host(NamedTuple):
+    """What a framework's own command line knows already: the app's store and plan."""
+
+    store: Store | None = None
+    plan: Plan | None = None
+
+
+class Session:
+    """
+    One run of the command line.
+
+    Args:
+        store: URL, or None for CANARY_STORE, the host's or the plan's.
+        plan: a plan file's path, or None for CANARY_PLAN or the one in the current directory.
+        actor: who acts; None for CANARY_ACTOR or the user of the machine.
+        host: what a framework's command line knows.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: str | None = None,
+        plan: str | None = None,
+        actor: str | None = None,
+        reason: str = "",
+        as_json: bool = False,
+        host: Host | None = None,
+    ) -> None:
+        self._store = store
+        self._plan = plan or os.environ.get("CANARY_PLAN")
+        self._host = host or Host()
+        self.reason = reason
+        self.actor = actor or os.environ.get("CANARY_ACTOR") or _user()
+        self.as_json = as_json
+        # rich turns colour off by itself where there is no terminal, and for NO_COLOR. Long lines are the terminal's
+        # business where there is one; in a file or pipe they stay whole.
+        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+    @functools.cached_property
+    def plan(self) -> Plan | None:
+        """The plan that was named, or lies in the current directory; None where there is none."""
+        if self._plan is not None:
+            return parse(read_plan(self._plan))
+        if self._host.plan is not None:
+            return self._host.plan
+        for name in _PLANS:
+            if Path(name).is_file() and (name != "pyproject.toml" or "[tool.canary" in Path(name).read_text("utf-8")):
+                return parse(read_plan(name))
+        return None
+
+    @functools.cached_property
+    def control(self) -> Control:
+        """The rollouts of the store that was asked for."""
+        place: str | Store | None = self._store or os.environ.get("CANARY_STORE") or self._host.store
+        if place is None and self.plan is not None:
+            place = self.plan.store
+        if place is None:
+            raise ConfigError(
+                "which store? Pass --store sqlite:///var/canary.db, set CANARY_STORE, or name a plan that holds "
+                "`store` with --plan"
+            )
+        store = open_store(place)
+        _require_reachable(store)
+        return Control(store)
+
+    def rollout(self, name: str | None) -> Rollout:
+        """The rollout called *name*; where the store holds one, its name may be left out."""
+        if name is not None:
+            return self.control.rollout(name)
+        names = self.control.names()
+        if len(names) == 1:
+            return self.control.rollout(names[0])
+        if not names:
+            raise ConfigError(f"{self.control.store.url} holds no rollout yet: start the service that declares one")
+        raise ConfigError(f"which rollout? There are {', '.join(names)}: put its name behind the verb")
+
+    def answer(self, data: Any, text: Callable[[], Any] | None = None) -> None:  # Any: plain data; a rich renderable
+        """Print *data* as JSON where that was asked for, else what *text* makes."""
+        if self.as_json or text is None:
+            click.echo(json.dumps(data, indent=2, default=str))
+        else:
+            self.console.print(text())
+
+    def say(self, level: str, message: str) -> None:
+        """One line for a person: INFO, SUCCESS, WARNING or ERROR; nothing where JSON was asked for."""
+        if not self.as_json:
+            self.console.print(line(level, message))
+
+
+_STYLES: Final = {"INFO": "cyan", "SUCCESS": "green", "WARNING": "yellow", "ERROR": "bold red"}
+
+
+def line(level: str, message: str) -> Text:
+    """``SUCCESS  message``, the level in its colour."""
+    return Text.assemble((f"{level:<8}", _STYLES[level]), " ", message)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return f"uid {os.getuid()}"
+
+
+def _require_reachable(store: Store) -> None:
+    """Opening a file that is not there would make an empty one, and a mistyped path look like a fresh store."""
+    kind, _, path = store.url.partition(":///")
+    if kind == "sqlite" and not Path(path).is_file():
+        raise StoreUnavailable(
+            f"{store.url}: there is no such file; start the service that declares the rollout, or mend the path "
+            f"(relative ones begin in the current directory)"
+        )
+    if store.url.startswith("memory:"):
+        raise ConfigError(
+            "store = 'memory:' lives inside the service's process, where no command line reaches it: give the service "
+            "a sqlite: or redis: store, or steer it by its admin API"
+        )
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End with *code* and say why."""
+    raise Failed(message, code)
+
+
+_CODES: Final = ((StoreUnavailable, STORE_AWAY), (StaleRevision, NEEDS_A_HUMAN), (TransitionRefused, NEEDS_A_HUMAN))
+
+
+def _code_of(error: CanaryError) -> int:
+    return next((code for kind, code in _CODES if isinstance(error, kind)), USAGE)
+
+
+def _end(message: str, code: int, *, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": message, "exit_code": code}, indent=2))
+    else:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line("ERROR", message))
+    sys.exit(code)
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that all verbs have, and their errors as exit codes."""
+
+    @click.option("--store", metavar="URL", help="Where the rollouts live; else CANARY_STORE, else the plan's.")
+    @click.option("--plan", metavar="FILE", help="A plan file; else CANARY_PLAN, else canary.toml here.")
+    @click.option("--actor", metavar="WHO", help="Who acts, for the audit trail; else CANARY_ACTOR, else the user.")
+    @click.option("--reason", default="", metavar="WHY", help="Why, for the audit trail.")
+    @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+    @functools.wraps(function)
+    def run(
+        *args: Any,  # Any: the verb's own arguments and options
+        store: str | None,
+        plan: str | None,
+        actor: str | None,
+        reason: str,
+        as_json: bool,
+        **kwargs: Any,
+    ) -> None:
+        host = click.get_current_context().find_object(Host)
+        try:
+            session = Session(store=store, plan=plan, actor=actor, reason=reason, as_json=as_json, host=host)
+            function(session, *args, **kwargs)
+        except Failed as error:
+            _end(str(error), error.code, as_json=as_json)
+        except CanaryError as error:
+            _end(str(error), _code_of(error), as_json=as_json)
+
+    return run

@@ -1,0 +1,214 @@
+"""
+The verbs that only look: status, history, explain, export.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.live import Live
+
+from ..core.bucketing import bucket_of
+from ..core.fields import parse_duration, percent
+from ..core.plan import Plan, to_mapping
+from ..core.rollout import Router, Variants, entry_weight
+from ..errors import CanaryError, StoreUnavailable
+from ..status import event_of, stages_of, status_of
+from .completion import rollout_names
+from .screen import history_table, screen, stages_table
+from .session import FINE, NEEDS_A_HUMAN, STOPPED, TIMEOUT, fail, line, verb
+
+if TYPE_CHECKING:
+    from ..core.rollout import Rollout
+    from .session import Session
+
+# The screen is read by people; twice a second is as fast as figures change for them.
+_REFRESH_S: Final = 0.5
+_argument = click.argument("rollout", required=False, shell_complete=rollout_names)
+_PHASES: Final = ("idle", "progressing", "holding", "paused", "baking", "completed", "rolled_back", "locked")
+
+
+@click.command()
+@_argument
+@click.option("--watch", "-w", is_flag=True, help="Stay, and show changes as they happen.")
+@click.option("--wait-for", type=click.Choice(_PHASES), help="Wait until it is in that phase.")
+@click.option("--timeout", default="1h", show_default=True, help='How long to wait for it, such as "90s" or "2h".')
+@verb
+def status(session: Session, rollout: str | None, watch: bool, wait_for: str | None, timeout: str) -> None:
+    """Where a rollout stands, on one screen. Without a name: of every rollout."""
+    if wait_for is not None:
+        rollout = _wait_for(session, session.rollout(rollout).name, wait_for, parse_duration(timeout, "--timeout"))
+    names = [rollout] if rollout is not None else session.control.names()
+    if not names:
+        session.rollout(None)  # says that there are none
+    if watch:
+        _watch(session, names)
+    found = [session.control.rollout(name) for name in names]
+    data = [status_of(session.control, one) for one in found]
+    session.answer(data[0] if len(data) == 1 else data, lambda: _screens(data))
+    raise SystemExit(exit_code(found))
+
+
+def _screens(data: list[dict[str, Any]]) -> Any:  # Any: a rich renderable
+    from rich.console import Group
+    from rich.rule import Rule
+
+    parts: list[Any] = []
+    for n, one in enumerate(data):
+        parts += [Rule(style="dim"), screen(one)] if n else [screen(one)]
+    return Group(*parts)
+
+
+def exit_code(rollouts: list[Rollout]) -> int:
+    """What ``status`` ends with: the worst of all rollouts."""
+    if any(rollout.is_latched for rollout in rollouts):
+        return STOPPED
+    waits = (r.phase == "paused" or (r.phase == "holding" and r.phase_reason == "approval") for r in rollouts)
+    return NEEDS_A_HUMAN if any(waits) else FINE
+
+
+def _watch(session: Session, names: list[str]) -> None:
+    """Until the person leaves. A store that is away is said so, and asked again."""
+
+    def look() -> Any:  # Any: a rich renderable
+        return _screens([status_of(session.control, session.control.rollout(name)) for name in names])
+
+    if session.as_json:
+        _watch_json(session, names)
+        return
+    with Live(look(), console=session.console, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(_REFRESH_S)
+                try:
+                    live.update(look(), refresh=True)
+                except StoreUnavailable as error:
+                    live.update(line("ERROR", str(error)), refresh=True)
+        except KeyboardInterrupt:
+            pass
+
+
+def _watch_json(session: Session, names: list[str]) -> None:
+    """One line of JSON for every look that differs from the last in more than its ages."""
+    last: dict[str, tuple[int, Any]] = {}
+    try:
+        while True:
+            for name in names:
+                data = status_of(session.control, session.control.rollout(name))
+                key = (data["revision"], {v: side["request_count"] for v, side in data["versions"].items()})
+                if last.get(name) != key:
+                    last[name] = key
+                    click.echo(json.dumps(data))
+            time.sleep(_REFRESH_S)
+    except KeyboardInterrupt:
+        pass
+
+
+def _wait_for(session: Session, name: str, phase: str, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = session.control.rollout(name)
+        if found.phase == phase:
+            return name
+        if found.is_latched:
+            fail(f"{name} is {found.phase} ({found.phase_reason}): it will not become {phase} by itself", STOPPED)
+        if time.monotonic() >= deadline:
+            fail(f"{name} is still {found.phase} after {timeout_s:g} s", TIMEOUT)
+        time.sleep(min(_REFRESH_S, max(0.0, deadline - time.monotonic())))
+
+
+def show_stages(session: Session, rollout: Rollout) -> None:
+    """The plan's stages and where the rollout stands among them."""
+    listed = stages_of(rollout)
+    if not listed:
+        session.say("INFO", f"the plan of {rollout.name} has no stages: `canary set` moves its weight")
+    session.answer(listed, lambda: stages_table(listed))
+
+
+@click.command()
+@_argument
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many lines, newest first.")
+@verb
+def history(session: Session, rollout: str | None, limit: int) -> None:
+    """The audit trail: who, when, from, to, why."""
+    if rollout is not None:
+        session.rollout(rollout)
+    store = session.control.store
+    now = store.now()
+    rows = [event_of(event, now) for event in store.history(rollout, limit)]
+    session.answer(rows, lambda: history_table(rows))
+
+
+@click.command()
+@click.argument("user")
+@_argument
+@verb
+def explain(session: Session, user: str, rollout: str | None) -> None:
+    """Which version USER gets, and from which weight on the hash gives it the canary."""
+    found = session.rollout(rollout)
+    if not user:
+        fail("an empty identity has no version of its own: stable serves it", NEEDS_A_HUMAN)
+    router = Router(found, Variants(), {})
+    assignment = router.assign(user)
+    bucket = bucket_of(router.point(user))
+    weight = percent(found.effective_ppm)
+    data = {
+        "rollout": found.name,
+        "user": user,
+        "version": assignment.version,
+        "role": assignment.role,
+        "reason": assignment.reason,
+        "bucket": bucket,
+        "weight": weight,
+        "enters_at": entry_weight(bucket),
+        "canary": router.canary_version(user),
+    }
+    session.answer(
+        data,
+        lambda: (
+            f"{user} gets {assignment.version} ({assignment.reason.replace('_', ' ')}).\n"
+            f"Bucket {bucket:,} of 1,000,000: {data['canary']} from a weight of {entry_weight(bucket):.4f} % on; "
+            f"the weight is {weight:g} %."
+        ),
+    )
+
+
+@click.command()
+@_argument
+@verb
+def export(session: Session, rollout: str | None) -> None:
+    """Plan and state of one rollout, or of all, as one JSON document."""
+    names = [session.rollout(rollout).name] if rollout is not None else session.control.names()
+    documents = {}
+    problems = []
+    for name in names:
+        try:
+            documents[name] = _document(session.control.rollout(name))
+        except StoreUnavailable:
+            raise
+        except CanaryError as error:
+            problems.append(f"{name}: {error}")
+    session.answer(documents[names[0]] if len(names) == 1 and not problems else documents)
+    if problems:
+        fail("; ".join(problems), NEEDS_A_HUMAN)
+
+
+def _document(rollout: Rollout) -> dict[str, Any]:
+    return {
+        **to_mapping(Plan(rollouts=(rollout.plan,))),
+        "state": {
+            "rollout": rollout.name,
+            "revision": rollout.revision,
+            "phase": rollout.phase,
+            "phase_reason": rollout.phase_reason,
+            "weight": percent(rollout.effective_ppm),
+            "stages": stages_of(rollout),
+        },
+    }
+
+
+FIRST: Final = (status,)
+LATER: Final = (history, explain, export)
