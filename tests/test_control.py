@@ -126,7 +126,7 @@ def test_a_rollback_does_not_insist_for_ever(control: Control, store: FakeStore)
 def test_what_the_phase_does_not_allow_changes_nothing(control: Control, store: FakeStore) -> None:
     control.change("checkout", "rollback", partial(transitions.roll_back, trigger="manual"), actor="ada")
 
-    with pytest.raises(TransitionRefused, match="Retry it first"):
+    with pytest.raises(TransitionRefused, match="canary retry"):
         control.change("checkout", "set", to(50), actor="ada")
     assert [event.verb for event in store.events] == ["register", "rollback"]
 
