@@ -41,6 +41,9 @@ _PLANS: Final = ("canary.toml", "canary.json", "pyproject.toml")
 """Looked for in the current directory where neither a store nor a plan is named."""
 
 
+_WIDE: Final = 1000
+
+
 class Failed(Exception):
     """A verb ends with *code*; the message is for the person who typed it."""
 
@@ -83,9 +86,9 @@ class Session:
         self.reason = reason
         self.actor = actor or os.environ.get("CANARY_ACTOR") or _user()
         self.as_json = as_json
-        # rich turns colour off by itself where there is no terminal, and for NO_COLOR. Long lines are the terminal's
-        # business where there is one; in a file or pipe they stay whole.
-        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        # rich turns colour off by itself where there is no terminal, and for NO_COLOR. There lines stay whole, too:
+        # whoever reads a pipe or a file wants no cell folded to 80 columns.
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
     @functools.cached_property
     def plan(self) -> Plan | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 from rich.live import Live
@@ -54,11 +54,11 @@ def status(session: Session, rollout: str | None, watch: bool, wait_for: str | N
 
 def _screens(data: list[dict[str, Any]]) -> Any:  # Any: a rich renderable
     from rich.console import Group
-    from rich.rule import Rule
+    from rich.text import Text
 
     parts: list[Any] = []
     for n, one in enumerate(data):
-        parts += [Rule(style="dim"), screen(one)] if n else [screen(one)]
+        parts += [Text("─" * 72, style="dim"), screen(one)] if n else [screen(one)]
     return Group(*parts)
 
 
@@ -70,41 +70,41 @@ def exit_code(rollouts: list[Rollout]) -> int:
     return NEEDS_A_HUMAN if any(waits) else FINE
 
 
-def _watch(session: Session, names: list[str]) -> None:
+def _watch(session: Session, names: list[str]) -> NoReturn:
     """Until the person leaves. A store that is away is said so, and asked again."""
-
-    def look() -> Any:  # Any: a rich renderable
-        return _screens([status_of(session.control, session.control.rollout(name)) for name in names])
-
-    if session.as_json:
-        _watch_json(session, names)
-        return
-    with Live(look(), console=session.console, auto_refresh=False) as live:
-        try:
+    try:
+        if session.as_json:
+            _watch_json(session, names)
+        with Live(_look(session, names), console=session.console, auto_refresh=False) as live:
             while True:
-                time.sleep(_REFRESH_S)
-                try:
-                    live.update(look(), refresh=True)
-                except StoreUnavailable as error:
-                    live.update(line("ERROR", str(error)), refresh=True)
-        except KeyboardInterrupt:
-            pass
+                _sleep(_REFRESH_S)
+                live.update(_look(session, names), refresh=True)
+    except KeyboardInterrupt:
+        raise SystemExit(FINE) from None
 
 
-def _watch_json(session: Session, names: list[str]) -> None:
+def _look(session: Session, names: list[str]) -> Any:  # Any: a rich renderable
+    try:
+        return _screens([status_of(session.control, session.control.rollout(name)) for name in names])
+    except StoreUnavailable as error:
+        return line("ERROR", str(error))
+
+
+def _watch_json(session: Session, names: list[str]) -> NoReturn:
     """One line of JSON for every look that differs from the last in more than its ages."""
     last: dict[str, tuple[int, Any]] = {}
-    try:
-        while True:
-            for name in names:
-                data = status_of(session.control, session.control.rollout(name))
-                key = (data["revision"], {v: side["request_count"] for v, side in data["versions"].items()})
-                if last.get(name) != key:
-                    last[name] = key
-                    click.echo(json.dumps(data))
-            time.sleep(_REFRESH_S)
-    except KeyboardInterrupt:
-        pass
+    while True:
+        for name in names:
+            data = status_of(session.control, session.control.rollout(name))
+            key = (data["revision"], {v: side["request_count"] for v, side in data["versions"].items()})
+            if last.get(name) != key:
+                last[name] = key
+                click.echo(json.dumps(data))
+        _sleep(_REFRESH_S)
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def _wait_for(session: Session, name: str, phase: str, timeout_s: float) -> str:
@@ -117,7 +117,7 @@ def _wait_for(session: Session, name: str, phase: str, timeout_s: float) -> str:
             fail(f"{name} is {found.phase} ({found.phase_reason}): it will not become {phase} by itself", STOPPED)
         if time.monotonic() >= deadline:
             fail(f"{name} is still {found.phase} after {timeout_s:g} s", TIMEOUT)
-        time.sleep(min(_REFRESH_S, max(0.0, deadline - time.monotonic())))
+        _sleep(min(_REFRESH_S, max(0.0, deadline - time.monotonic())))
 
 
 def show_stages(session: Session, rollout: Rollout) -> None:
