@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import click
 from flask import got_request_exception
 from werkzeug.wrappers import Request
 
@@ -71,6 +72,26 @@ def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = Non
     app.app_ctx_globals_class = cast("Any", type("_Globals", (base,), {"canary": property(_assigned)}))
     got_request_exception.connect(_raised, app)
     app.extensions["canary"] = canary
+    app.cli.add_command(_command(canary))
+
+
+def _command(canary: Canary) -> click.Command:
+    """``flask canary <verb>``: the command line, on this Canary's store and plan."""
+
+    def run(words: tuple[str, ...]) -> None:
+        from .cli import Host, main  # here, because servers need no command line
+
+        main.main(args=list(words), prog_name="flask canary", obj=Host(canary.store, canary.plan))
+
+    return click.Command(
+        "canary",
+        callback=run,
+        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+        # --help and all other options are the verb's own.
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        add_help_option=False,
+        short_help="Steer rollouts: status, set, rollback and so on.",
+    )
 
 
 def _raised(_app: Flask, exception: BaseException, **_: Any) -> None:

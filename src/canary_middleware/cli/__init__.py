@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .app import main
+from .session import Host
 
-__all__ = ["main"]
+__all__ = ["Host", "main"]

@@ -1,0 +1,1 @@
+"""Django looks here for commands, once ``canary_middleware`` stands in INSTALLED_APPS."""
