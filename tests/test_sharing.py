@@ -198,7 +198,7 @@ def test_closing_hands_over_the_last_counts(make: Callable[..., Canary], store: 
         request(canary, f"u{n}")
     canary.close()
 
-    handed = Sharing(Canary("checkout", environ={}), store).series()
+    handed = Sharing(Canary("checkout", environ={}), store).counted("checkout")[0]
     assert sum(cell.count for cell in handed.values()) == served(canary) == 6
     assert store.alive == {}
 
@@ -214,7 +214,37 @@ def test_the_fleets_counts_are_those_of_all_processes_and_none_twice(
     total = here._sharing
     assert total is not None
 
-    eventually(lambda: sum(cell.count for cell in total.series().values()) == served(here) + served(there) == 16)
+    def everything() -> int:
+        return sum(cell.count for cell in total.counted("checkout")[0].values())
+
+    eventually(lambda: everything() == served(here) + served(there) == 16)
+
+
+def test_the_summary_is_the_fleets_and_our_own_while_the_store_is_away(
+    make: Callable[..., Canary], store: FakeStore
+) -> None:
+    here, there = follow(make()), follow(make())
+    for _ in range(7):
+        request(there)
+    there.close()
+
+    fleet = here.metrics_summary()["legacy"]["request_count"]
+    endpoints = sum(one["legacy"]["request_count"] for one in here.endpoint_metrics().values())
+    store.is_away = True
+
+    assert (fleet, endpoints) == (9, 9)
+    assert here.metrics_summary()["legacy"]["request_count"] == served(here) == 1
+
+
+def test_the_summary_begins_with_the_last_start(make: Callable[..., Canary], store: FakeStore) -> None:
+    canary = follow(make())
+    request(canary)
+    old = int(store.now()) - 10
+    store.add_counts(
+        "earlier", 1, old, {'["checkout","v1","stable","weight","GET",200,null,null,false]': {"s": 1, "9": 5}}
+    )
+
+    assert canary.metrics_summary()["legacy"]["request_count"] == 2
 
 
 def test_a_weight_in_the_plan_is_refused_where_a_store_holds_it(store: FakeStore) -> None:
@@ -270,8 +300,8 @@ def test_a_canary_that_is_gone_is_followed_for_nobody(store: FakeStore) -> None:
 
     assert sharing.stale_s == 0.0
     assert (sharing._mine(), sharing._drain()) == ((), None)
-    assert sharing.series() == {}
-    assert store.calls == ["counts"]
+    assert sharing.counted("checkout")[0] == {}
+    assert store.calls == ["history", "counts"]
 
 
 def test_a_fork_leaves_what_its_parent_owes_to_the_parent(store: FakeStore) -> None:
@@ -304,7 +334,7 @@ def test_a_process_that_ends_without_closing_hands_over_its_counts(
     _stop(ref(sharing._follower))
 
     assert store.alive == {}
-    assert sum(cell.count for cell in sharing.series().values()) == served(canary)
+    assert sum(cell.count for cell in sharing.counted("checkout")[0].values()) == served(canary)
 
 
 def test_a_follower_that_is_gone_needs_no_stopping(store: FakeStore) -> None:

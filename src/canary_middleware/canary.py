@@ -25,7 +25,7 @@ from .core.plan import parse
 from .core.ports import BodyNotRead
 from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
 from .counts import Counts
-from .errors import ConfigError, TransitionRefused
+from .errors import ConfigError, StoreUnavailable, TransitionRefused
 from .troubles import Troubles, logger
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .core.identity import Source
     from .core.plan import Plan, RolloutFields
     from .core.ports import Recorder, RequestHead, Store
+    from .counts import Cell, Series
     from .sharing import Sharing
 
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -462,20 +463,34 @@ class Canary:
         """
         Requests, errors and durations of both sides and their comparison, under the names of the metrics endpoint.
 
+        With a store these are the figures of every worker since the rollout was last started (eight days at most), and
+        the store is read; while it is away, and without one, they are this process's own since it started.
+
         Args:
             raw: plain numbers (rates as fractions, times in ms); False formats them as text, as the endpoint does.
         """
         from .summary import summarise
 
         plan = self._slot(rollout).door.router.plan
-        return summarise(self.counts.snapshot().series, plan, self.clock() - self._since, raw=raw)
+        series, elapsed_s = self._counted(plan.name)
+        return summarise(series, plan, elapsed_s, raw=raw)
 
     def endpoint_metrics(self, rollout: str | None = None, *, raw: bool = True) -> dict[str, dict[str, Any]]:
         """The same per endpoint: route template → summary. Requests without a route stand under ``""``."""
         from .summary import by_endpoint
 
         plan = self._slot(rollout).door.router.plan
-        return by_endpoint(self.counts.snapshot().series, plan, self.clock() - self._since, raw=raw)
+        series, elapsed_s = self._counted(plan.name)
+        return by_endpoint(series, plan, elapsed_s, raw=raw)
+
+    def _counted(self, name: str) -> tuple[Mapping[Series, Cell], float]:
+        """Series of the rollout *name*, and the seconds in which its requests came."""
+        if self._sharing is not None:
+            try:
+                return self._sharing.counted(name)
+            except StoreUnavailable as error:
+                self.troubles.report("store", error, "figures are this process's own until it is back")
+        return self.counts.snapshot().series, self.clock() - self._since
 
     def internal_errors(self) -> Mapping[tuple[str, str], int]:
         """(component, error class) → dynamic failures of ours so far."""

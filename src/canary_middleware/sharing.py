@@ -13,10 +13,11 @@ from weakref import ref
 
 from .control import Control
 from .core.records import from_record
-from .counts import to_plain
+from .counts import Cell, from_plain, merge_plain, to_plain
 from .errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .follower import Follower
 from .last_known import LastKnownFile
+from .status import began_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .canary import Canary
     from .core.ports import Store
     from .core.rollout import Rollout
-    from .counts import Cell, Series
+    from .counts import Series
 
 # The first request of a process waits this long for the store, once; a local file answers in a few milliseconds.
 FIRST_READ_S: Final = 0.3
@@ -134,17 +135,26 @@ class Sharing:
             consequence = f"the {debt.verb} is in force here, and will be told when it is back"
             canary.troubles.report("store", error, consequence)
 
-    def series(self, since_s: int = 0) -> dict[Series, Cell]:
-        """The whole fleet's counts from *since_s* on, with those of this process that are still on their way."""
-        from .counts import from_plain
+    def counted(self, name: str) -> tuple[dict[Series, Cell], float]:
+        """
+        The whole fleet's counts since the rollout *name* was last started, with ours that are still on their way.
 
+        Returns:
+            series, and the seconds they cover.
+        """
         canary = self._canary()
-        total: dict[Series, Cell] = {}
-        for _, plain in self.store.counts(since_s):
-            _merge(total, from_plain(plain, canary.variants if canary else None))
-        if canary is not None:
-            _merge(total, _difference(canary.counts.snapshot().series, self._flushed))
-        return total
+        since_s = began_s(self.store, name)
+        # Ours first: what is flushed in between is missed until the next look, and nothing is counted twice.
+        ours = {} if canary is None else _difference(canary.counts.snapshot().series, self._flushed)
+        plain: dict[str, Any] = {}
+        first_s = None
+        for window_s, numbers in self.store.counts(since_s):
+            first_s = window_s if first_s is None else first_s
+            merge_plain(plain, numbers)
+        total = from_plain(plain, None if canary is None else canary.variants)
+        for series, cell in ours.items():
+            total.setdefault(series, Cell()).add(cell)
+        return total, max(1.0, self.store.now() - (since_s if first_s is None else max(first_s, since_s)))
 
     # -- what the follower asks of us -------------------------------------------------------------------------------
 
@@ -214,13 +224,6 @@ def _difference(now: Mapping[Series, Cell], before: Mapping[Series, Cell]) -> di
         if new.buckets:
             fresh[series] = new
     return fresh
-
-
-def _merge(total: dict[Series, Cell], more: Mapping[Series, Cell]) -> None:
-    from .counts import Cell
-
-    for series, cell in more.items():
-        total.setdefault(series, Cell()).add(cell)
 
 
 def _stop(follower: ref[Follower]) -> None:

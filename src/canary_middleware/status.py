@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .core.fields import percent
 from .counts import from_plain, merge_plain
+from .stores._windows import place
 from .summary import summarise
 
 if TYPE_CHECKING:
@@ -87,9 +88,13 @@ def fleet_series(store: Store, since_s: int, variants: Variants | None = None) -
 
 
 def began_s(store: Store, rollout: str) -> int:
-    """Unix second at which the present run of *rollout* began: its last start, retry or registration; 0 if unknown."""
+    """
+    The Unix second from which on counts belong to the present run of *rollout*: its last start, retry or registration.
+
+    Where those windows have been merged since it is the beginning of theirs; 0 where the beginning is not known.
+    """
     begun = (event.at_s for event in store.history(rollout, 1000) if event.verb in _BEGINNINGS)
-    return int(next(begun, 0.0))
+    return place(int(next(begun, 0.0)), store.now()) or 0
 
 
 def event_of(event: Event, now_s: float) -> dict[str, Any]:
