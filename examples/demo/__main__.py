@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from rich.markup import escape
@@ -18,7 +19,8 @@ from tests.support.servers import ServerFailed
 
 from . import acts, checks, figures, report
 from .screen import Screen, open_console
-from .service import APP, Service, running
+from .service import APP, STAGED, Service, running
+from .steering import steer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +33,7 @@ _PERSONALIZED: Final = "/api/v2/recommend/personalized"
 
 
 def main() -> int:
-    """Play both acts; however they end, nothing is left running."""
+    """Play all acts; however they end, nothing is left running."""
     # So that `kill` and a closed terminal unwind like Ctrl-C does, and the service is stopped.
     for number in _ENDINGS:
         signal.signal(number, _interrupt)
@@ -41,7 +43,7 @@ def main() -> int:
     screen.show("[bold]A recommendation API on FastAPI: v1 and v2 in one process.[/]")
     screen.show("[dim]Real HTTP requests to uvicorn; its telemetry arrives here, over OTLP.[/]")
     try:
-        found = [*_split(screen), *_fallback(screen)]
+        found = [*_split(screen), *_steering(screen), *_fallback(screen)]
     except KeyboardInterrupt:
         screen.console.print("\n   Stopped; nothing is left running.")
         return 130
@@ -77,8 +79,26 @@ def _split(screen: Screen) -> list[checks.Check]:
     return found
 
 
+def _steering(screen: Screen) -> list[checks.Check]:
+    screen.heading(3, "One command, and every worker serves the new split")
+    with TemporaryDirectory(prefix="canary-demo-") as folder:
+        settings = {"RECOMMENDER_PLAN": str(STAGED), "CANARY_STORE": f"sqlite:///{folder}/canary.db"}
+        with _service(screen, settings, workers=2) as service:
+            screen.gap()
+            with screen.waiting("[dim]Users keep coming while somebody types three commands …[/]"):
+                run = steer(service, settings)
+            screen.gap()
+            screen.show(report.typed(service, run))
+            screen.gap()
+            screen.show(report.timeline(run))
+            found = checks.of_steering(service, run)
+    screen.gap()
+    screen.show(report.verdicts(found))
+    return found
+
+
 def _fallback(screen: Screen) -> list[checks.Check]:
-    screen.heading(3, f"v2 for {acts.FAULT_WEIGHT} %, and every third request to it fails")
+    screen.heading(4, f"v2 for {acts.FAULT_WEIGHT} %, and every third request to it fails")
     settings = {"API_V2_TRAFFIC_PERCENTAGE": str(acts.FAULT_WEIGHT), "RECOMMENDER_V2_FAULT": acts.FAULT}
     with _service(screen, settings) as service:
         visitors = acts.glancers()
@@ -96,11 +116,14 @@ def _fallback(screen: Screen) -> list[checks.Check]:
 
 
 @contextmanager
-def _service(screen: Screen, settings: Mapping[str, str]) -> Iterator[Service]:
+def _service(screen: Screen, settings: Mapping[str, str], *, workers: int = 1) -> Iterator[Service]:
     with ExitStack() as stack:
         with screen.waiting("[dim]Starting uvicorn, and an OTLP receiver beside it …[/]"):
-            service = stack.enter_context(running(settings))
-        screen.show(f"[dim]$ uvicorn {APP}\n  with {', '.join(f'{k}={v}' for k, v in settings.items())}[/]")
+            service = stack.enter_context(running(settings, workers=workers))
+        number = f" --workers {workers}" if workers > 1 else ""
+        # A path's last part says enough, and the rest is different on every machine.
+        shown = ", ".join(f"{key}={value.rpartition('/')[2]}" for key, value in settings.items())
+        screen.show(f"[dim]$ uvicorn {APP}{number}\n  with {shown}[/]")
         yield service
 
 
@@ -115,16 +138,23 @@ def _one_each(service: Service) -> list[Span]:
 
 
 def _next_steps(screen: Screen) -> None:
-    screen.heading(4, "Your turn")
-    python = Path(sys.executable)
-    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    screen.show("Start it with half of the users on v2, and ask as often as you like:\n")
-    screen.show(f"[bold]API_V2_TRAFFIC_PERCENTAGE=50 \\\n  {shlex.quote(str(shown))} -m uvicorn {APP}[/]\n")
+    screen.heading(5, "Your turn")
+    folder = _shown(Path(sys.executable).parent)
+    plan = _shown(STAGED)
+    screen.show("Start it, and ask as often as you like:\n")
+    screen.show(f"[bold]RECOMMENDER_PLAN={plan} \\\n  {folder}/python -m uvicorn {APP} --workers 2[/]\n")
     screen.show(
         "[bold]for user in anna cleo dan ella ida kim; do\n"
         '  curl -si "127.0.0.1:8000/api/v2/conversations?user_id=$user" | grep canary\n'
-        "done[/]"
+        "done[/]\n"
     )
+    screen.show("Then, from a second terminal here, move its users and watch them go:\n")
+    screen.show(f"[bold]export CANARY_STORE=sqlite:///var/canary.db\n{folder}/canary start[/]")
+    screen.show(f"[bold]{folder}/canary set 50[/]\n[bold]{folder}/canary status --watch[/]")
+
+
+def _shown(path: Path) -> str:
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def verdict(screen: Screen, found: list[checks.Check], elapsed_s: float) -> int:

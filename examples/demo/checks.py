@@ -8,13 +8,17 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from canary_middleware.cli.acknowledged import TIMEOUT_S
+
 from . import figures
 from .acts import FAULT_EVERY
+from .steering import followed_s, is_canary_at, settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .service import Service
+    from .steering import Run
     from .traffic import Answer
 
 
@@ -63,6 +67,35 @@ def of_fallback(service: Service, answers: Sequence[Answer]) -> list[Check]:
             told == blamed == rescued,
             "They stand in the telemetry as failures of v2",
             f"canary.fallbacks says {told:,}, errors of v2 are {blamed:,}, the users saw {rescued:,}",
+        ),
+    ]
+
+
+def of_steering(service: Service, run: Run) -> list[Check]:
+    """Checks of the third act: the split follows each command, in every worker, and nobody is lost on the way."""
+    failed = sum(answer.is_failed for answer in run.answers)
+    refused = [" ".join(command.words) for command in run.commands if command.exit_code]
+    wrong = [
+        answer
+        for number, command in enumerate(run.commands)
+        for answer in settled(run, number)
+        if (answer.version == "v2") != is_canary_at(service, answer.user, command.weight)
+    ]
+    told = sum(len(settled(run, number)) for number in range(len(run.commands)))
+    slowest = max(followed_s(service, run, number) for number in range(len(run.commands)))
+    return [
+        Check(not failed, f"All {len(run.answers):,} requests succeeded", f"{failed:,} failed"),
+        Check(not refused, "Every command was acknowledged by both workers", f"not: {', '.join(refused)}"),
+        Check(
+            not wrong and told > 0,
+            f"All {told:,} requests after an acknowledgement got the version of the new weight",
+            f"{len(wrong):,} of {told:,} did not: {_some([answer.user for answer in wrong])}",
+        ),
+        # The command itself would have given up by then.
+        Check(
+            slowest < TIMEOUT_S,
+            f"The split followed within {slowest:.1f} s of the key press",
+            f"it took {slowest:.1f} s",
         ),
     ]
 

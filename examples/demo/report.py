@@ -4,7 +4,7 @@ The figures as they are shown: tables, bars and sentences. Nothing here measures
 
 from __future__ import annotations
 
-from math import sqrt
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from . import figures
 from .screen import COLOURS
+from .steering import followed_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from .checks import Check
     from .figures import Line
+    from .service import Service
+    from .steering import Run
     from .traffic import Answer
 
 _BAR: Final = 32
@@ -88,6 +91,46 @@ def rescue(canary: Line, answers: Sequence[Answer]) -> Table:
     table.add_row("v1 answered", f"[green]{rescued:,}[/]", "of those, in the same request")
     table.add_row("users saw", f"[bold {'red' if failed else 'green'}]{failed:,}[/]", "errors")
     return table
+
+
+_TICK_S: Final = 0.1
+_LEVELS: Final = " ▁▂▃▄▅▆▇█"
+
+
+def timeline(run: Run) -> Text:
+    """v2's share of the requests in each tenth of a second, and where each command was typed (▾) and returned (▴)."""
+    begin = run.answers[0].begun
+    count = int((run.answers[-1].begun - begin) / _TICK_S) + 1
+    totals, canaries = [0] * count, [0] * count
+    for answer in run.answers:
+        tick = int((answer.begun - begin) / _TICK_S)
+        totals[tick] += 1
+        canaries[tick] += answer.version == "v2"
+    marks = [" "] * count
+    for command in run.commands:
+        marks[min(count - 1, int((command.returned - begin) / _TICK_S))] = "▴"
+        marks[min(count - 1, int((command.typed - begin) / _TICK_S))] = "▾"
+    bars = "".join(
+        _LEVELS[min(8, ceil(8 * part / whole))] if whole else " " for part, whole in zip(canaries, totals, strict=True)
+    )
+    return Text.assemble(
+        (bars + "\n", COLOURS["v2"]),
+        ("".join(marks) + "\n", "bold"),
+        ("v2's share, a tenth of a second per column; ▾ typed, ▴ acknowledged by both workers", "dim"),
+    )
+
+
+def typed(service: Service, run: Run) -> Text:
+    """Each command with what it printed, and when the split had followed."""
+    text = Text()
+    for number, command in enumerate(run.commands):
+        quoted = " ".join(f'"{word}"' if " " in word else word for word in command.words)
+        text.append(f"$ canary {quoted}\n", "bold")
+        text.append("".join(f"  {line}\n" for line in command.output.splitlines()))
+        settled_s = followed_s(service, run, number)
+        text.append(f"  the last request by the old weight left {settled_s:.2f} s after the key press\n", "dim")
+    text.rstrip()
+    return text
 
 
 def verdicts(checks: Sequence[Check]) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from canary_middleware import Canary
+from canary_middleware.planfile import read_plan
 from tests.support import servers
 from tests.support.otlp import OtlpReceiver
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 APP: Final = "examples.fastapi_recommendations.app:app"
-PLAN: Final = Path(__file__).parents[1] / "fastapi_recommendations" / "canary.toml"
+_EXAMPLE: Final = Path(__file__).parents[1] / "fastapi_recommendations"
+PLAN: Final = _EXAMPLE / "canary.toml"
+STAGED: Final = _EXAMPLE / "canary.staged.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Service:
 
 
 @contextmanager
-def running(settings: Mapping[str, str]) -> Iterator[Service]:
+def running(settings: Mapping[str, str], *, workers: int = 1) -> Iterator[Service]:
     """
     Start the service with *settings* in its environment. However the block ends, nothing is left running.
 
@@ -40,6 +43,10 @@ def running(settings: Mapping[str, str]) -> Iterator[Service]:
     with OtlpReceiver() as otlp:
         # Room for every span: on a slow machine the queue would drop some, and the totals are to be exact.
         env = {**otlp.env(service="recommendations", interval_ms=400), "OTEL_BSP_MAX_QUEUE_SIZE": "32768", **settings}
-        with servers.uvicorn(APP, env=env) as server:
-            # The same plan in this process: versions are computed, so client and server must agree on each user.
-            yield Service(server.url, otlp, Canary.load(PLAN, environ=settings))
+        with servers.uvicorn(APP, workers=workers, env=env) as server:
+            # The same plan in this process: versions are computed, so client and server must agree on each user. It
+            # is asked about the hash only, and has nothing to do with the store.
+            plan = read_plan(settings.get("RECOMMENDER_PLAN", PLAN))
+            plan.pop("store", None)
+            environ = {name: value for name, value in settings.items() if name != "CANARY_STORE"}
+            yield Service(server.url, otlp, Canary.load(plan, environ=environ))

@@ -5,6 +5,7 @@ The users: real HTTP requests over parallel connections, a few steps each, and w
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,12 +26,19 @@ _CONVERSATIONS: Final = "/api/v2/conversations"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a user saw of one request. *version* is what the response header says, empty where it is missing."""
+    """
+    What a user saw of one request.
+
+    Attributes:
+        version: what the response header says, empty where it is missing.
+        begun: when the request left, in seconds of ``time.monotonic``.
+    """
 
     user: str
     status: int
     version: str
     is_fallback: bool
+    begun: float = 0.0
 
     @property
     def is_failed(self) -> bool:
@@ -47,16 +55,23 @@ class Visit:
     answers: list[Answer] = field(default_factory=list)
 
     def post(self, path: str, **body: Any) -> Any:
-        return self._note(self.client.post(path, {"user_id": self.user, **body}))
+        begun = time.monotonic()
+        return self._note(self.client.post(path, {"user_id": self.user, **body}), begun)
 
     def get(self, path: str) -> Any:
-        return self._note(self.client.get(path, x_user_id=self.user))
+        begun = time.monotonic()
+        return self._note(self.client.get(path, x_user_id=self.user), begun)
 
-    def _note(self, response: Response) -> Any:
-        version = response.header("x-canary-version") or ""
-        is_fallback = response.header("x-canary-fallback") is not None
-        self.answers.append(Answer(user=self.user, status=response.status, version=version, is_fallback=is_fallback))
-        return response.json() if not self.answers[-1].is_failed else {}
+    def _note(self, response: Response, begun: float) -> Any:
+        answer = Answer(
+            user=self.user,
+            status=response.status,
+            version=response.header("x-canary-version") or "",
+            is_fallback=response.header("x-canary-fallback") is not None,
+            begun=begun,
+        )
+        self.answers.append(answer)
+        return {} if answer.is_failed else response.json()
 
 
 def browse(visit: Visit) -> None:
@@ -96,12 +111,17 @@ class Traffic:
     """
     Users on their way: *visitors* are pairs of a user and what that user does, served by CONNECTIONS threads.
 
+    Args:
+        is_endless: who has been comes again, until the block ends.
     Attributes:
         answers: what has come back so far; appended to by the threads.
     """
 
-    def __init__(self, url: str, visitors: Sequence[tuple[str, Callable[[Visit], None]]]) -> None:
+    def __init__(
+        self, url: str, visitors: Sequence[tuple[str, Callable[[Visit], None]]], *, is_endless: bool = False
+    ) -> None:
         self.answers: list[Answer] = []
+        self._is_endless = is_endless
         self._url = url
         self._waiting = deque(visitors)
         self._failure: BaseException | None = None
@@ -144,6 +164,8 @@ class Traffic:
                         return
                     visit = Visit(user, client, self.answers)
                     journey(visit)
+                    if self._is_endless:
+                        self._waiting.append((user, journey))
         except Exception as error:  # noqa: BLE001 - told by join, in the thread that can act on it
             self._failure = error
             self._stopped.set()

@@ -6,6 +6,7 @@ The application: seven endpoints, two handlers each, one middleware.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from canary_middleware.telemetry import configure_telemetry
 
 from . import v1, v2
 
-canary: Final = Canary.load(Path(__file__).with_name("canary.toml"))
+canary: Final = Canary.load(os.environ.get("RECOMMENDER_PLAN") or Path(__file__).with_name("canary.toml"))
 
 # Sends nothing unless OTEL_EXPORTER_OTLP_ENDPOINT or its like is set.
 configure_telemetry()

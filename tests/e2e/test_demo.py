@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from canary_middleware import Canary
-from examples.demo import checks, figures
+from examples.demo import checks, figures, steering
 from examples.demo.__main__ import verdict
 from examples.demo.screen import Screen, open_console
 from examples.demo.service import PLAN, Service
@@ -80,6 +81,7 @@ def test_demo_shows_true_figures_without_a_terminal() -> None:
     assert "canary.version=v2" in output
     assert re.search(r"users saw +0 +errors", output)
     assert "✗" not in output
+    assert output.count("2 of 2 workers at revision") == 3
     assert left_running(mark) == []
 
 
@@ -113,6 +115,21 @@ def test_demo_says_so_when_a_user_changed_version_or_the_telemetry_is_incomplete
     assert "anna" in found[1].found
     assert "ben" not in found[2].found
     assert "v1 0, v2 0; the users saw v1 2, v2 1" in found[3].found
+
+
+def test_demo_says_so_when_a_worker_missed_a_command_or_a_request_was_lost() -> None:
+    plan = {"rollout": {"recommendations": {"stages": [10, 50]}}}
+    service = Service("", OtlpReceiver(), Canary.load(plan, environ={}))
+    late = next(user for user in map(str, range(100)) if steering.is_canary_at(service, user, 50))
+    commands = [steering.Command(("set", "50"), 50.0, typed=1.0, returned=2.0, output="", exit_code=4)]
+    answers = [Answer(user=late, status=500, version="v1", is_fallback=False, begun=9.0)]
+
+    found = checks.of_steering(service, steering.Run(answers, commands))
+    in_time = checks.of_steering(service, steering.Run([replace(answers[0], begun=1.5)], commands))
+
+    assert [check.holds for check in found] == [False, False, False, True]
+    assert late in found[2].found
+    assert in_time[3].says.startswith("The split followed within 0.5 s")
 
 
 def test_demo_ends_with_1_when_a_check_fails(capsys: pytest.CaptureFixture[str]) -> None:
