@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import pytest
 
 from canary_middleware import Canary
 from canary_middleware.core import transitions
+from canary_middleware.counts import BOUNDS_S
 from canary_middleware.errors import StoreUnavailable
 from canary_middleware.status import stages_of
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 def counted(n: int, *, version: str = "v1", role: str = "stable", error: str | None = None) -> dict[str, object]:
     """*n* requests of 20 ms in the store's plain form."""
     key = json.dumps(["checkout", version, role, "weight", "GET", 500 if error else 200, "/", error, False])
-    return {key: {"s": 0.02 * n, "140": n}}
+    return {key: {"s": 0.02 * n, str(bisect_left(BOUNDS_S, 0.02)): n}}
 
 
 def test_one_screen_says_where_it_stands(terminal: Terminal) -> None:
@@ -60,6 +62,22 @@ def test_the_exit_code_is_the_worst_of_all_rollouts(terminal: Terminal) -> None:
     assert codes == [0, 3, 1]
     assert terminal.run("status", "search").exit_code == 3
     assert len(terminal.json("status", code=1)) == 2
+
+
+def test_several_rollouts_are_a_line_each(terminal: Terminal) -> None:
+    terminal.declare("search", stages=[])
+    terminal.ok("start", "checkout")
+    terminal.beat(revision=1)
+    terminal.store.add_counts("w", 1, int(terminal.store.now()), counted(10, version="v2", role="canary", error="500"))
+
+    head, checkout, search = terminal.ok("status").splitlines()
+
+    assert head.split()[:3] == ["Rollout", "Phase", "set"]
+    assert checkout.split() == [
+        *("checkout", "progressing", "10", "%", "100.0", "%", "1", "of", "3", "10", "100.00%", "19.9", "✖", "failing"),
+        *("1", "of", "1"),
+    ]
+    assert search.split() == ["search", "idle", "0", "%", "–", "–", "0", "–", "–", "?", "unknown", "0", "of", "1"]
 
 
 def test_a_rollout_that_waits_for_approval_needs_a_human(terminal: Terminal) -> None:

@@ -43,6 +43,42 @@ def screen(data: Mapping[str, Any]) -> Group:
     return Group(*parts)
 
 
+def overview(data: Sequence[Mapping[str, Any]]) -> Table:
+    """Several rollouts for a person, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("Rollout", style="bold")
+    table.add_column("Phase")
+    for name in ("set", "actual", "stage", "requests", "canary errors", "p95 ms"):
+        table.add_column(name, justify="right")
+    for name in ("health", "workers"):
+        table.add_column(name)
+    for one in data:
+        table.add_row(*_overview(one))
+    return table
+
+
+def _overview(one: Mapping[str, Any]) -> list[Any]:  # Any: text, styled or not
+    sides = list(one["versions"].values())
+    n = sum(side["request_count"] for side in sides)
+    canaries = [side for name, side in one["versions"].items() if name != one["stable"]]
+    worst = max(canaries, key=lambda side: (side["error_rate"], side["p95_response_time_ms"]))
+    live = [worker for worker in one["workers"] if not worker["is_silent"]]
+    current = sum(worker["revision"] == one["revision"] for worker in live)
+    reached = next((stage["stage"] for stage in one["stages"] if stage["status"] == "in_progress"), "–")
+    return [
+        one["rollout"],
+        _phase(one["phase"], one["phase_reason"]),
+        f"{one['weight']:g} %",
+        f"{one['actual']:.1f} %" if n else "–",
+        f"{reached} of {len(one['stages'])}" if one["stages"] else "–",
+        f"{n:,}",
+        f"{worst['error_rate']:.2%}" if worst["request_count"] else "–",
+        f"{worst['p95_response_time_ms']:.1f}" if worst["request_count"] else "–",
+        _health(worst),
+        Text(f"{current} of {len(live)}", style="green" if live and current == len(live) else "yellow"),
+    ]
+
+
 def _headline(data: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     canary = " + ".join(f"{name} {share:g} %" for name, share in data["canary"].items())

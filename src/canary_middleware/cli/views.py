@@ -18,7 +18,7 @@ from ..core.rollout import Router, Variants, entry_weight
 from ..errors import CanaryError, StoreUnavailable
 from ..status import event_of, stages_of, status_of
 from .completion import rollout_names
-from .screen import history_table, screen, stages_table
+from .screen import history_table, overview, screen, stages_table
 from .session import FINE, NEEDS_A_HUMAN, STOPPED, TIMEOUT, fail, line, verb
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _PHASES: Final = ("idle", "progressing", "holding", "paused", "baking", "complet
 @click.option("--timeout", default="1h", show_default=True, help='How long to wait for it, such as "90s" or "2h".')
 @verb
 def status(session: Session, rollout: str | None, watch: bool, wait_for: str | None, timeout: str) -> None:
-    """Where a rollout stands, on one screen. Without a name: of every rollout."""
+    """Where a rollout stands, on one screen; without a name, all of them, a line each."""
     if wait_for is not None:
         rollout = _wait_for(session, session.rollout(rollout).name, wait_for, parse_duration(timeout, "--timeout"))
     names = [rollout] if rollout is not None else session.control.names()
@@ -53,13 +53,7 @@ def status(session: Session, rollout: str | None, watch: bool, wait_for: str | N
 
 
 def _screens(data: list[dict[str, Any]]) -> Any:  # Any: a rich renderable
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[Any] = []
-    for n, one in enumerate(data):
-        parts += [Text("─" * 72, style="dim"), screen(one)] if n else [screen(one)]
-    return Group(*parts)
+    return screen(data[0]) if len(data) == 1 else overview(data)
 
 
 def exit_code(rollouts: list[Rollout]) -> int:
