@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,6 +150,20 @@ def test_emergency_stops_every_rollout_and_off_leaves_them_rolled_back(terminal:
     assert terminal.json("emergency", "off") == []
 
 
+def test_a_worker_that_hangs_delays_no_emergency_by_more_than_one_wait(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(20):
+        terminal.declare(f"feature-{n}")
+    terminal.beat(revision=0)
+    monkeypatch.setattr("canary_middleware.cli.changes.TIMEOUT_S", 0.1)
+
+    results = terminal.json("emergency", code=4)
+
+    assert {result["phase"] for result in results} == {"locked"}
+    assert sum(result["workers"]["seconds"] for result in results) < 1.0
+
+
 def test_a_record_that_cannot_be_read_does_not_save_the_others_from_the_emergency(terminal: Terminal) -> None:
     terminal.declare("search")
     broken = {"schema": 99, "name": "future", "revision": 1, "plan": {}}
@@ -237,7 +250,7 @@ def test_nobody_waits_for_a_worker_that_was_killed() -> None:
 
 
 def test_a_missing_worker_is_a_timeout(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canary_middleware.cli.changes.wait_for_workers", partial(wait_for_workers, timeout_s=0.0))
+    monkeypatch.setattr("canary_middleware.cli.changes.TIMEOUT_S", 0.0)
     terminal.beat("host:7:late", revision=0)
 
     result = terminal.run("set", "5")

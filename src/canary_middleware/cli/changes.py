@@ -5,14 +5,15 @@ The verbs that change something: a pure transition, compared and set, and the wa
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from ..core import transitions
 from ..core.fields import parse_percent, percent
 from ..errors import CanaryError, ConfigError
-from .acknowledged import wait_for_workers
+from .acknowledged import TIMEOUT_S, wait_for_workers
 from .completion import rollout_names
 from .screen import changed_line
 from .session import NEEDS_A_HUMAN, TIMEOUT, USAGE, fail, verb
@@ -31,29 +32,43 @@ rollout_argument = click.argument("rollout", required=False, shell_complete=roll
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask before a jump of 50 points or more.")
 
 
-def apply(
+class Change(NamedTuple):
+    """A rollout before and after a transition that the store has taken."""
+
+    before: Rollout
+    after: Rollout
+
+
+def write(
     session: Session, name: str, word: str, transition: Callable[[Rollout], Rollout], *, expect: int | None = None
-) -> dict[str, Any]:
-    """Change a rollout, wait for the workers, say what came of it; returns the same as plain data."""
+) -> Change:
+    """Change a rollout in the store; the workers follow by themselves."""
     before = session.control.rollout(name)
-    changed = session.control.change(name, word, transition, actor=session.actor, reason=session.reason, expect=expect)
-    found = wait_for_workers(session.control.store, name, changed.revision)
+    after = session.control.change(name, word, transition, actor=session.actor, reason=session.reason, expect=expect)
+    return Change(before, after)
+
+
+def acknowledge(session: Session, change: Change, *, until: float | None = None) -> dict[str, Any]:
+    """Wait for the workers, at most until that reading of the clock, and say what came of it; returns it, too."""
+    before, after = change
+    left_s = TIMEOUT_S if until is None else max(0.0, until - time.monotonic())
+    found = wait_for_workers(session.control.store, after.name, after.revision, timeout_s=left_s)
     if not session.as_json:
-        session.console.print(changed_line(before, changed))
+        session.console.print(changed_line(before, after))
         level = "WARNING" if found.missing or found.silent or not found.served else "SUCCESS"
-        session.say(level, found.sentence(changed.revision))
+        session.say(level, found.sentence(after.revision))
         if found.pinned:
             session.say(
                 "WARNING",
                 f"the environment pins the weight in {', '.join(found.pinned)}: only a restart there changes it",
             )
     return {
-        "rollout": name,
-        "revision": changed.revision,
-        "phase": changed.phase,
-        "phase_reason": changed.phase_reason,
+        "rollout": after.name,
+        "revision": after.revision,
+        "phase": after.phase,
+        "phase_reason": after.phase_reason,
         "before": percent(before.effective_ppm),
-        "weight": percent(changed.effective_ppm),
+        "weight": percent(after.effective_ppm),
         "workers": {
             "served": found.served,
             "missing": found.missing,
@@ -74,7 +89,8 @@ def _change(
 ) -> None:
     """One change as a whole verb; *seen* is the state that the person decided on."""
     decided_on = seen or session.rollout(name)
-    _finish(session, apply(session, decided_on.name, word, transition, expect=None if seen is None else seen.revision))
+    change = write(session, decided_on.name, word, transition, expect=None if seen is None else seen.revision)
+    _finish(session, acknowledge(session, change))
 
 
 def _finish(session: Session, *results: dict[str, Any]) -> None:
@@ -212,14 +228,17 @@ def rollback(session: Session, rollout: str | None, to_previous: bool) -> None:
 def emergency(session: Session, state: str) -> None:
     """Every rollout and override off, latched; `off` lifts the latch and leaves them rolled back."""
     transition = transitions.lock if state == "on" else transitions.unlock
-    results, problems = [], []
+    changes, problems = [], []
     for name in session.control.names():
         # One that cannot be read must not keep the others from being stopped.
         try:
             if (session.control.rollout(name).phase == "locked") != (state == "on"):
-                results.append(apply(session, name, "emergency", transition))
+                changes.append(write(session, name, "emergency", transition))
         except CanaryError as error:
             problems.append(f"{name}: {error}")
+    # Only now, when all are stopped, and with one deadline: no rollout waits for another's workers.
+    until = time.monotonic() + TIMEOUT_S
+    results = [acknowledge(session, change, until=until) for change in changes]
     if not results and not problems:
         session.say("INFO", f"nothing to do: the emergency latch is {state} everywhere already")
     if problems:
