@@ -3,23 +3,72 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
+from canary_middleware.core.plan_change import declared_by, fingerprint
 from canary_middleware.core.records import NewerSchema, from_record, summary_of, to_record
-from canary_middleware.core.transitions import advance, pause, start
+from canary_middleware.core.transitions import advance, change_plan, pause, start
 from canary_middleware.errors import ConfigError
 
-from .test_rollout import rollout
+from .heads import Head
+from .test_rollout import plan, rollout
+
+if TYPE_CHECKING:
+    from canary_middleware.core.rollout import Rollout
 
 
-def test_a_rollout_survives_being_stored_without_its_key() -> None:
+def stored(before: Rollout) -> Rollout:
+    return from_record(json.loads(json.dumps(to_record(before))))
+
+
+def test_a_rollout_survives_being_stored() -> None:
     before = pause(advance(start(rollout(0, stages=[10, 50], key=["header:x", "json:y"]))), "lunch")
 
-    after = from_record(json.loads(json.dumps(to_record(before))))
+    after = stored(before)
 
-    assert after == before._replace(plan=before.plan._replace(key=()))
+    assert after == before._replace(declared=fingerprint(before.plan))
     assert summary_of(after) == {"weight_ppm": 500_000, "phase": "paused", "stage": 1}
+
+
+def test_the_plans_it_went_by_before_are_stored_too() -> None:
+    before = change_plan(rollout(0, salt="one"), plan(salt="two"))
+
+    assert before.superseded == (fingerprint(plan(salt="one")),)
+    assert stored(before) == before
+
+
+def account(request: object) -> str:
+    """A key function of an app's."""
+    return str(request)
+
+
+def test_a_key_function_is_stored_by_its_name_and_finds_nobody_where_the_app_is_not() -> None:
+    before = rollout(0, key=[account, "header:x"])
+
+    after = stored(before)
+
+    function, header = after.plan.key
+    assert (function.spec, function.read(Head()), function.vary, function.in_url) == (
+        "call:tests.core.test_records.account",
+        None,
+        None,
+        False,
+    )
+    assert repr(function) == "Unreadable('call:tests.core.test_records.account')"
+    assert header == before.plan.key[1]
+    assert after == stored(before)
+    assert len({function, *stored(before).plan.key}) == 2
+    assert function != header
+    assert fingerprint(after.plan) == fingerprint(before.plan) == after.declared
+
+
+def test_a_record_from_before_fingerprints_goes_by_the_plan_it_holds() -> None:
+    record = to_record(rollout(5))
+    del record["declared"], record["superseded"]
+
+    assert declared_by(from_record(record)) == fingerprint(plan())
 
 
 @pytest.mark.parametrize("schema", [2, 99, None, "1"])

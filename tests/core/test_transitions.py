@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from canary_middleware.core import transitions
+from canary_middleware.core.plan_change import IN_PROGRESS
 from canary_middleware.core.rollout import Rollout
 from canary_middleware.errors import ConfigError, TransitionRefused
 
@@ -110,6 +111,23 @@ class Moves(RuleBasedStateMachine):
         before = self.move(transitions.complete)
         assert before is None or before.phase == "baking"
 
+    @rule(
+        stages=st.sampled_from([STAGES, STAGES[:2], [5, 10, 20, 60], [*STAGES[:3], 70], []]),
+        salt=st.sampled_from(["checkout", "other"]),
+        canary=st.sampled_from(["v2", "v2", "v3"]),
+    )
+    def somebody_edits_the_plan(self, stages: list[Any], salt: str, canary: str) -> None:
+        before = self.move(lambda r: transitions.change_plan(r, plan(stages=stages, salt=salt, canary=canary)))
+        if before is None:
+            return
+        after = self.current
+        assert after.weight_ppm == before.weight_ppm or (before.phase, after.phase) == ("completed", "idle")
+        assert after.is_latched == before.is_latched
+        assert after.phase in (before.phase, "paused", "idle")
+        if before.phase in IN_PROGRESS:
+            assert after.phase == before.phase or after.phase_reason == "config_changed"
+            assert canary == before.plan.canaries[0][0]
+
     @rule()
     def somebody_pulls_the_latch(self) -> None:
         assert self.move(transitions.lock) is not None
@@ -127,7 +145,8 @@ class Moves(RuleBasedStateMachine):
         assert 0 <= current.weight_ppm <= 1_000_000
         assert current.revision >= self.revision
         assert not current.is_latched or current.effective_ppm == 0
-        assert -1 <= current.stage < len(STAGES)
+        assert -1 <= current.stage < max(1, len(current.plan.stages))
+        assert current.approved <= max(current.stage, -1) or not current.plan.stages
         self.revision = current.revision
 
 

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigError
+from .identity import parse_source
 from .plan import Plan, parse, to_mapping
+from .plan_change import declared_by
 from .rollout import Rollout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .identity import Source
+    from .ports import RequestHead
 
 SCHEMA: Final = 1
 """Version of the records below. A higher one is refused, and the last good state stays in force."""
@@ -84,6 +89,8 @@ def to_record(rollout: Rollout) -> dict[str, Any]:
         "revision": rollout.revision,
         "resume_to": rollout.resume_to,
         "approved": rollout.approved,
+        "declared": declared_by(rollout),
+        "superseded": list(rollout.superseded),
     }
 
 
@@ -99,8 +106,8 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
     if not isinstance(schema, int) or schema > SCHEMA:
         raise NewerSchema(f"the state has schema {schema!r}, this release reads up to {SCHEMA}: upgrade this process")
     try:
-        # The key is the app's own affair: it may hold functions, which no record can.
-        fields = {key: value for key, value in record["plan"].items() if key != "key"}
+        fields = dict(record["plan"])
+        fields["key"] = [_source(spec) for spec in fields.get("key", ())]
         plan = parse({"schema": 1, "rollout": {record["name"]: fields}}).rollouts[0]
         return Rollout(
             plan=plan,
@@ -111,11 +118,43 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
             revision=record["revision"],
             resume_to=record["resume_to"],
             approved=record.get("approved", -1),
+            declared=record.get("declared", ""),
+            superseded=tuple(record.get("superseded", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"the state of a rollout is damaged ({error!r}): restore it, or start the plan anew"
         ) from error
+
+
+class Unreadable:
+    """A key function of the app's, known by its name only where the app's code is not: no identity is found there."""
+
+    __slots__ = ("spec",)
+    vary: str | None = None
+    in_url = False
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def read(self, head: RequestHead) -> str | None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"Unreadable({self.spec!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unreadable) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+
+def _source(spec: str) -> Source:
+    try:
+        return parse_source(spec)
+    except ConfigError:
+        return Unreadable(spec)
 
 
 def summary_of(rollout: Rollout) -> dict[str, Any]:

@@ -130,6 +130,8 @@ class Rollout(NamedTuple):
         stable_enabled: False retires stable: everybody gets the canary, without fallback.
         is_known: False where there is a store and nothing was heard of it yet: everybody gets stable.
         approved: index of the last stage that a person has approved, -1 before any.
+        declared: fingerprint of the plan as its authors wrote it; ``plan`` may have changed at run time since.
+        superseded: those of the plans before it, newest first.
     """
 
     plan: RolloutPlan
@@ -145,6 +147,8 @@ class Rollout(NamedTuple):
     # The phase, reason and stage to return to when the emergency latch is lifted or a pause ends.
     resume_to: Phase | None = None
     approved: int = -1
+    declared: str = ""
+    superseded: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

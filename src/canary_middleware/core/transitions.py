@@ -7,13 +7,18 @@ leaves a rollback, and nothing but ``unlock`` the emergency latch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TransitionRefused
 from .endpoints import validate_template
+from .plan_change import IN_PROGRESS, declared_by, fingerprint, must_pause
 
 if TYPE_CHECKING:
-    from .rollout import Rollout
+    from .plan import RolloutPlan
+    from .rollout import Phase, Rollout
+
+# Enough for a year of weekly plans; a fingerprint that was forgotten is taken for a new plan.
+_REMEMBERED: Final = 64
 
 
 def _next(rollout: Rollout, **changes: Any) -> Rollout:  # Any: the fields of Rollout, checked by its own tests
@@ -201,6 +206,87 @@ def remove_endpoint(rollout: Rollout, template: str) -> Rollout:
     if len(endpoints) == 1:
         raise TransitionRefused(f"{template!r} is the last endpoint of {rollout.name!r}: roll it back instead")
     return _next(rollout, plan=rollout.plan._replace(endpoints=tuple(e for e in endpoints if e != template)))
+
+
+def change_plan(rollout: Rollout, plan: RolloutPlan, declared: str = "") -> Rollout:
+    """
+    Go by another plan from now on.
+
+    A rollout in progress pauses where it stands (``config_changed``), unless ``plan_change.must_pause`` sees no need;
+    a latch stays, and no weight changes. With other versions a completed rollout begins anew, at 0 %.
+
+    Args:
+        declared: fingerprint of the plan as its authors wrote it; that of *plan* where it is empty.
+    Raises:
+        TransitionRefused: other versions, while users are on the present ones.
+    """
+    declared = declared or fingerprint(plan)
+    past = [old for old in (declared_by(rollout), *rollout.superseded) if old != declared]
+    changed = _next(
+        rollout,
+        plan=plan,
+        declared=declared,
+        superseded=tuple(dict.fromkeys(past))[:_REMEMBERED],
+    )
+    if rollout.phase == "idle":
+        # What the plan says is served until somebody steers.
+        is_steered = rollout.weight_ppm != rollout.plan.weight_ppm
+        return changed if is_steered else changed._replace(weight_ppm=plan.weight_ppm)
+    if _versions(plan) != _versions(rollout.plan):
+        return _with_other_versions(rollout, changed)
+    if rollout.phase not in IN_PROGRESS:
+        return _clamped(changed)
+    return _placed(rollout, changed, is_paused=must_pause(rollout, plan))
+
+
+def _versions(plan: RolloutPlan) -> tuple[str, frozenset[str]]:
+    return plan.stable, frozenset(name for name, _ in plan.canaries)
+
+
+def _with_other_versions(before: Rollout, after: Rollout) -> Rollout:
+    """Nobody may find themselves on another version because a file was edited."""
+    stable, canaries = _versions(before.plan)
+    if before.phase in IN_PROGRESS:
+        raise _refuse(before, "change the versions of", "Roll it back or let it complete first.")
+    if before.phase == "completed":
+        if after.plan.stable not in canaries:
+            has = " or ".join(sorted(canaries))
+            raise _refuse(before, "change the versions of", f"Everybody has {has}: make that the stable version.")
+        return after._replace(phase="idle", phase_reason="", weight_ppm=0, stage=-1, resume_to=None, approved=-1)
+    if after.plan.stable != stable:
+        raise _refuse(
+            before, "change the stable version of", f"Everybody has {stable}; a new name makes a new rollout."
+        )
+    return _clamped(after)
+
+
+def _clamped(rollout: Rollout) -> Rollout:
+    return rollout._replace(stage=min(rollout.stage, len(rollout.plan.stages) - 1))
+
+
+def _placed(before: Rollout, after: Rollout, *, is_paused: bool) -> Rollout:
+    """*after*, at the stage of its own plan that the weight has reached."""
+    stages = after.plan.stages
+    stage = before.stage
+    if stages[: stage + 1] != before.plan.stages[: stage + 1] or _is_by_hand(before):
+        stage = sum(s.weight_ppm <= before.weight_ppm for s in stages) - 1
+    after = after._replace(stage=stage, approved=min(before.approved, _unchanged(before, after) - 1))
+    if not is_paused:
+        return after
+    is_baking = _moving(before) == "baking" or before.resume_to == "baking"
+    resume_to: Phase = "baking" if is_baking and stage == len(stages) - 1 else "progressing"
+    return after._replace(phase="paused", phase_reason="config_changed", resume_to=resume_to)
+
+
+def _is_by_hand(rollout: Rollout) -> bool:
+    stages = rollout.plan.stages
+    return not 0 <= rollout.stage < len(stages) or stages[rollout.stage].weight_ppm != rollout.weight_ppm
+
+
+def _unchanged(before: Rollout, after: Rollout) -> int:
+    """How many stages from the first on are the same: an approval was given to a stage as it was."""
+    pairs = zip(before.plan.stages, after.plan.stages, strict=False)
+    return next((n for n, (old, new) in enumerate(pairs) if old != new), len(after.plan.stages))
 
 
 def step_down(rollout: Rollout) -> Rollout:
