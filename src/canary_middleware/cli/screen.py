@@ -97,7 +97,7 @@ def _headline(data: Mapping[str, Any]) -> Table:
 
 
 def _stage_line(found: Sequence[Mapping[str, Any]]) -> Text:
-    line = Text("Stages    ", style="dim")
+    line = Text.assemble(("Stages    ", "dim"))
     for stage in found:
         line.append(f"{_MARKS[stage['status']]} {stage['weight']:g} %   ", style=_STAGE_STYLES[stage["status"]])
     return line
@@ -132,7 +132,7 @@ def _health(side: Mapping[str, Any]) -> Text:
 def _workers(data: Mapping[str, Any]) -> Text:
     live = [worker for worker in data["workers"] if not worker["is_silent"]]
     current = sum(worker["revision"] == data["revision"] for worker in live)
-    head = Text("Workers   ", style="dim")
+    head = Text.assemble(("Workers   ", "dim"))
     if live:
         style = "green" if current == len(live) else "yellow"
         head.append(f"{current} of {len(live)} at revision {data['revision']}", style=style)
