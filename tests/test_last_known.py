@@ -170,3 +170,10 @@ def test_without_a_folder_it_is_the_users_own_below_the_temporary_one(monkeypatc
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/somewhere")
 
     assert LastKnownFile.beside("redis://a", ["x"]).path.parent == Path(f"/somewhere/canary-middleware-{os.getuid()}")
+
+
+def test_a_container_names_a_directory_that_outlives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY_STATE_DIR", str(tmp_path / "state"))
+    LastKnownFile.beside("redis://cache:6379/0", ["checkout"]).save({"checkout": {}}, 1.0)
+
+    assert [path.suffix for path in (tmp_path / "state").iterdir()] == [".json"]

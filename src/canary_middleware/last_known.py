@@ -41,7 +41,12 @@ class LastKnownFile:
 
     @classmethod
     def beside(cls, url: str, rollouts: Iterable[str], directory: str | None = None) -> LastKnownFile:
-        """The file for *url*, in *directory* or in one of the user's own below the temporary directory."""
+        """
+        The file for *url*, in *directory*, CANARY_STATE_DIR, or a folder of the user's own below the temporary one.
+
+        A container keeps its state across restarts where that directory is a volume.
+        """
+        directory = directory or os.environ.get("CANARY_STATE_DIR")
         name = blake2b("\0".join([url, *sorted(rollouts)]).encode(), digest_size=8).hexdigest()
         folder = Path(directory) if directory else Path(tempfile.gettempdir()) / f"canary-middleware-{os.getuid()}"
         return cls(folder / f"{name}.json")
