@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .core.fields import percent
 from .counts import from_plain, merge_plain
+from .limits import limits_of
 from .stores._windows import place
 from .summary import summarise
 
@@ -52,6 +53,7 @@ def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: 
         "stable": rollout.plan.stable,
         "canary": {name: percent(share) for name, share in rollout.plan.canaries},
         "stages": stages_of(rollout),
+        **limits_of(rollout, figures),
         "versions": figures["versions"],
         "window_s": window_s,
         "workers": workers,

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from .conftest import Terminal
 
 
-def counted(n: int, *, version: str = "v1", role: str = "stable", error: str | None = None) -> dict[str, object]:
+def counted(
+    n: int, *, rollout: str = "checkout", version: str = "v1", role: str = "stable", error: str | None = None
+) -> dict[str, object]:
     """*n* requests of 20 ms in the store's plain form."""
-    key = json.dumps(["checkout", version, role, "weight", "GET", 500 if error else 200, "/", error, False])
+    key = json.dumps([rollout, version, role, "weight", "GET", 500 if error else 200, "/", error, False])
     return {key: {"s": 0.02 * n, str(bisect_left(BOUNDS_S, 0.02)): n}}
 
 
@@ -62,6 +64,37 @@ def test_the_exit_code_is_the_worst_of_all_rollouts(terminal: Terminal) -> None:
     assert codes == [0, 3, 1]
     assert terminal.run("status", "search").exit_code == 3
     assert len(terminal.json("status", code=1)) == 2
+
+
+def test_limits_stand_beside_the_figures_of_the_moment(terminal: Terminal) -> None:
+    terminal.declare(
+        "search",
+        criteria={"error_rate": {"max": 0.01, "max_increase": 0.005}, "p95": {"max_ratio": 1.1}, "min_requests": 1000},
+        guardrails={"p95": {"max": "2s"}, "availability": {"min": 0.99}, "exceptions": {"count": 5, "within": "10s"}},
+    )
+    before = terminal.json("status", "search")
+    now = int(terminal.store.now())
+    for n, counts in enumerate(
+        (
+            counted(98, rollout="search"),
+            counted(2, rollout="search", error="500"),
+            counted(100, rollout="search", version="v2", role="canary"),
+        )
+    ):
+        terminal.store.add_counts("w", n, now, counts)
+
+    lines = {" ".join(line.split()) for line in terminal.ok("status", "search").splitlines()}
+
+    assert {
+        "Criteria error rate ≤ 1 % now 0 % ✔",
+        "error rate ≤ v1 + 0.5 points now -2 points ✔",
+        "p95 ≤ v1 × 1.1 now × 1.00 ✔",
+        "requests ≥ 1,000 now 100 ✖",
+        "Guardrails availability ≥ 99 % now 100 % ✔",
+        "p95 ≤ 2,000 ms now 19.89 ms ✔",
+        "exceptions < 5 within 10s – ?",
+    } <= lines
+    assert {one["holds"] for one in before["criteria"]} == {None, False}
 
 
 def test_several_rollouts_are_a_line_each(terminal: Terminal) -> None:

@@ -37,7 +37,10 @@ def screen(data: Mapping[str, Any]) -> Group:
     parts: list[Any] = [_headline(data), Text()]
     if data["stages"]:
         parts += [_stage_line(data["stages"]), Text()]
-    parts += [_versions(data), Text(), _workers(data)]
+    parts += [_versions(data), Text()]
+    if data["criteria"] or data["guardrails"]:
+        parts += [_limits(data), Text()]
+    parts.append(_workers(data))
     if data["events"]:
         parts += [Text(), _events(data["events"])]
     return Group(*parts)
@@ -127,6 +130,41 @@ def _health(side: Mapping[str, Any]) -> Text:
     if side["availability"] >= 0.99 and side["error_rate"] < 0.05:
         return Text("✔ healthy", style="green")
     return Text("✖ failing", style="red")
+
+
+def _limits(data: Mapping[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for title, found in (("Criteria", data["criteria"]), ("Guardrails", data["guardrails"])):
+        periods = {one["metric"]: f" within {duration_text(one['limit'])}" for one in found if one["kind"] == "within"}
+        for n, one in enumerate(one for one in found if one["kind"] != "within"):
+            period = periods.get(one["metric"], "")
+            mark = {True: Text("✔", "green"), False: Text("✖", "red"), None: Text("?", "dim")}[one["holds"]]
+            now = "–" if one["value"] is None else f"now {_amount(one['metric'], one['kind'], one['value'])}"
+            table.add_row(Text("" if n else title, "dim"), _limit(one, data["stable"]) + period, now, mark)
+    return table
+
+
+def _limit(one: Mapping[str, Any], stable: str) -> str:
+    """``p95 ≤ v1 × 1.1``."""
+    metric = one["metric"].replace("_", " ")
+    amount = _amount(one["metric"], one["kind"], one["limit"])
+    if one["kind"] == "max_increase":
+        return f"{metric} ≤ {stable} + {amount}"
+    if one["kind"] == "max_ratio":
+        return f"{metric} ≤ {stable} × {one['limit']:g}"
+    # The count is what trips, the maximum what still may be.
+    sign = {"min": "≥", "count": "<"}.get(one["kind"], "≤")
+    return f"{metric} {sign} {amount}"
+
+
+def _amount(metric: str, kind: str, value: float) -> str:
+    if kind == "max_ratio":
+        return f"× {value:.2f}"
+    if metric in ("p50", "p95", "p99"):
+        return f"{value * 1000:,.4g} ms"
+    if metric in ("error_rate", "availability"):
+        return f"{value * 100:.4g} {'points' if kind == 'max_increase' else '%'}"
+    return f"{value:,g}"
 
 
 def _workers(data: Mapping[str, Any]) -> Text:
