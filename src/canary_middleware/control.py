@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .core.ports import Store
+    from .core.records import Lease
     from .core.rollout import Rollout
 
     Transition = Callable[[Rollout], Rollout]
@@ -85,6 +86,7 @@ class Control:
         reason: str = "",
         evidence: Mapping[str, Any] | None = None,
         expect: int | None = None,
+        lease: Lease | None = None,
     ) -> Rollout:
         """
         Apply *transition* to the rollout called *name*.
@@ -92,10 +94,12 @@ class Control:
         Args:
             verb: what the audit trail calls it; ``rollback`` and ``emergency`` insist, others give way.
             expect: the revision that the decision was made on; None takes the one in the store.
+            lease: what whoever acts for all must hold when it is written.
         Returns:
             the rollout as it is now.
         Raises:
             StaleRevision: somebody else changed it first; says who and what.
+            LeaseLost: somebody else decides now.
             TransitionRefused: its phase does not allow it.
             StoreUnavailable: nothing was changed, as far as we know.
         """
@@ -106,7 +110,7 @@ class Control:
             changed = transition(current)
             event = self.event(current, changed, verb, actor, reason, evidence)
             try:
-                self.store.write(to_record(changed), expect=current.revision, event=event)
+                self.store.write(to_record(changed), expect=current.revision, event=event, lease=lease)
             except StaleRevision:
                 if verb not in _INSISTENT or attempt == _ATTEMPTS - 1:
                     raise

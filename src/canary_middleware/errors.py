@@ -23,5 +23,9 @@ class TransitionRefused(CanaryError):
     """The caller asked for a change that the rollout's phase does not allow; the message says what would."""
 
 
+class LeaseLost(CanaryError):
+    """Somebody else holds the lease that the change was made under (automation stops; the new holder decides)."""
+
+
 class StoreUnavailable(CanaryError):
     """The operator must bring the store back; the original error is ``__cause__``."""

@@ -16,7 +16,7 @@ from canary_middleware.errors import StaleRevision, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from canary_middleware.core.records import Event, Worker
+    from canary_middleware.core.records import Event, Lease, Worker
 
 
 class FakeStore:
@@ -68,7 +68,8 @@ class FakeStore:
             # Through JSON, as in every real store: what JSON cannot hold fails here too.
             return None if known == self.generation else (self.generation, json.loads(json.dumps(self.records)))
 
-    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event) -> None:
+    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event, lease: Lease | None = None) -> None:
+        assert lease is None, "leases are for the real stores"
         first, self.before_write = self.before_write, None
         if first is not None:
             first()

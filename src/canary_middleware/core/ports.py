@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .endpoints import Match
     from .exchange import Exchange
     from .identity import Source
-    from .records import Event, Worker
+    from .records import Event, Lease, Worker
     from .rollout import Assignment
 
     # Any: the ASGI specification puts anything in a scope or a message.
@@ -141,14 +141,16 @@ class Store(Protocol):
         """
         ...
 
-    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event) -> None:
+    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event, lease: Lease | None = None) -> None:
         """
         Put a rollout's record in place and append *event*, both or neither.
 
         Args:
             expect: the revision that must be in place now; None where the rollout must not exist yet.
+            lease: what the writer must hold at this very moment; a holder that was paused past its end writes nothing.
         Raises:
             StaleRevision: another one is in place; says which, and who wrote it.
+            LeaseLost: the lease has another holder or token, or none.
         """
         ...
 

@@ -5,10 +5,10 @@ What a store holds, as plain data: rollouts, events, workers. Versioned: an old 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import ConfigError
-from .identity import parse_source
+from .identity import Unreadable, parse_source
 from .plan import Plan, parse, to_mapping
 from .plan_change import declared_by
 from .rollout import Rollout
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .identity import Source
-    from .ports import RequestHead
 
 SCHEMA: Final = 1
 """Version of the records below. A higher one is refused, and the last good state stays in force."""
@@ -25,6 +24,14 @@ SCHEMA: Final = 1
 
 class NewerSchema(ConfigError):
     """The record was written by a newer release; the operator must upgrade this process before it can follow."""
+
+
+class Lease(NamedTuple):
+    """Who may act for all: *holder* of the lease *name*, under the fencing token that ``acquire`` gave."""
+
+    name: str
+    holder: str
+    token: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,29 +132,6 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
         raise ConfigError(
             f"the state of a rollout is damaged ({error!r}): restore it, or start the plan anew"
         ) from error
-
-
-class Unreadable:
-    """A key function of the app's, known by its name only where the app's code is not: no identity is found there."""
-
-    __slots__ = ("spec",)
-    vary: str | None = None
-    in_url = False
-
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-
-    def read(self, head: RequestHead) -> str | None:
-        return None
-
-    def __repr__(self) -> str:
-        return f"Unreadable({self.spec!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Unreadable) and self.spec == other.spec
-
-    def __hash__(self) -> int:
-        return hash(self.spec)
 
 
 def _source(spec: str) -> Source:

@@ -10,10 +10,12 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ..core.records import Event, Worker
-from ..errors import StaleRevision, StoreUnavailable
+from ..errors import LeaseLost, StaleRevision, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ..core.records import Lease
 
 WORKER_TTL_S = 60
 """A worker that has been silent for longer is forgotten."""
@@ -70,6 +72,14 @@ def fresh_generation() -> int:
     A store that was emptied begins anew, and must not by chance reach the number that a worker remembers.
     """
     return (secrets.randbits(30) + 1) << 32
+
+
+def lost(lease: Lease) -> LeaseLost:
+    """The error for a writer whose lease has ended."""
+    return LeaseLost(
+        f"{lease.holder!r} does not hold the lease {lease.name!r} any longer: nothing was changed; whoever holds it "
+        "decides anew"
+    )
 
 
 def stale(name: str, there: int | None, expect: int | None, last: Event | None) -> StaleRevision:

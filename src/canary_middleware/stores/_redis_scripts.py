@@ -10,15 +10,19 @@ from typing import Final
 
 from ._windows import KEEP_S, SWEEP_S, TIERS
 
-# KEYS: rollouts, events, the rollout's events. ARGV: name, expected revision or "", revision, record, event, epoch.
-# Answers nothing, or {revision in place or "", its last event or ""}. One that was carried out before is not a lost
-# race: its own event, which has a nonce, is the last of the trail.
+# KEYS: rollouts, events, the rollout's events, the lease, tokens.
+# ARGV: name, expected revision or "", revision, record, event, epoch, and perhaps the lease's name, holder, token.
+# Answers nothing, or {revision in place or "", its last event or ""}, or {"lease"} where that is lost.
+# One that was carried out before is not a lost race: its own event, which has a nonce, is the last of the trail.
 WRITE: Final = """
 local there = redis.call('HGET', KEYS[1], 'v:' .. ARGV[1]) or ''
 if there ~= ARGV[2] then
     local last = redis.call('LINDEX', KEYS[3], 0) or ''
     if there == ARGV[3] and last == ARGV[5] then return false end
     return {there, last}
+end
+if ARGV[7] and (redis.call('GET', KEYS[4]) ~= ARGV[8] or redis.call('HGET', KEYS[5], ARGV[7]) ~= ARGV[9]) then
+    return {'lease'}
 end
 redis.call('HSETNX', KEYS[1], 'generation', ARGV[6])
 redis.call('HINCRBY', KEYS[1], 'generation', 1)

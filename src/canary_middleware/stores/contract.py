@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.records import Event, Worker
-from ..errors import StaleRevision
+from ..core.records import Event, Lease, Worker
+from ..errors import LeaseLost, StaleRevision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +77,15 @@ def _lost_race(write: Callable[[], None]) -> str:
     except StaleRevision as error:
         return str(error)
     raise AssertionError("a write on an outdated revision went through")
+
+
+def _is_refused(store: Store, lease: Lease, *, record: dict[str, Any], expect: int, event: Event) -> bool:
+    """Whether a write is refused for its lease."""
+    try:
+        store.write(record, expect=expect, event=event, lease=lease)
+    except LeaseLost:
+        return True
+    return False
 
 
 class StoreContract:
@@ -394,6 +403,33 @@ class StoreContract:
             assert second > first
             assert time.monotonic() - begun >= 0.19
             assert store.acquire("judge", "a", 30) is None
+
+    def test_a_write_under_a_lease_needs_that_lease(self) -> None:
+        """Whoever was paused past the end of their lease writes nothing, even where nobody has changed anything."""
+        with self.opened() as store:
+            put(store)
+            token = store.acquire("judge", "a", 30) or 0
+            store.write(a_record(revision=1), expect=0, event=an_event(revision=1), lease=Lease("judge", "a", token))
+
+            store.release("judge", "a")
+            second = store.acquire("judge", "b", 30) or 0
+            second_write: dict[str, Any] = {"record": a_record(revision=2), "expect": 1, "event": an_event(revision=2)}
+
+            assert _is_refused(store, Lease("judge", "a", token), **second_write)
+            assert _is_refused(store, Lease("judge", "b", second + 1), **second_write)
+            assert _is_refused(store, Lease("sweep", "b", second), **second_write)
+            assert [event.revision for event in store.history()] == [1, 0]
+            assert not _is_refused(store, Lease("judge", "b", second), **second_write)
+
+    def test_a_write_under_a_lease_that_has_run_out_is_refused(self) -> None:
+        """Time ends a lease for its holder too, not only for the others."""
+        with self.opened() as store:
+            put(store)
+            token = store.acquire("judge", "a", 0.05) or 0
+            time.sleep(0.1)
+
+            lease = Lease("judge", "a", token)
+            assert _is_refused(store, lease, record=a_record(revision=1), expect=0, event=an_event(revision=1))
 
     # -- the whole --------------------------------------------------------------------------------------------------
 

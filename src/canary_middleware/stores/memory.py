@@ -15,7 +15,7 @@ from ._windows import SWEEP_S, place
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..core.records import Event, Worker
+    from ..core.records import Event, Lease, Worker
 
 
 class MemoryStore(ForkSafe):
@@ -50,13 +50,15 @@ class MemoryStore(ForkSafe):
             generation = self._generation
         return generation, {name: _codec.loads(text) for name, text in texts.items()}
 
-    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event) -> None:
+    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event, lease: Lease | None = None) -> None:
         name, text, line = record["name"], _codec.dumps(record), _codec.event_to_text(event)
         with self._lock:
             there, _ = self._records.get(name, (None, ""))
             if there != expect:
                 last = next(iter(self._last(name, 1)), None)
                 raise _codec.stale(name, there, expect, last)
+            if lease is not None and not self._holds(lease):
+                raise _codec.lost(lease)
             self._records[name] = (record["revision"], text)
             self._events.append((event.rollout, line))
             self._generation += 1
@@ -135,6 +137,10 @@ class MemoryStore(ForkSafe):
                 self._tokens[name] = self._tokens.get(name, 0) + 1
             self._leases[name] = (holder, now_s + ttl_s)
             return self._tokens[name]
+
+    def _holds(self, lease: Lease) -> bool:
+        holder, expires_s = self._leases.get(lease.name, ("", 0.0))
+        return holder == lease.holder and time.monotonic() < expires_s and self._tokens[lease.name] == lease.token
 
     def release(self, name: str, holder: str) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from ._redis_errors import explain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..core.records import Event, Worker
+    from ..core.records import Event, Lease, Worker
     from ._redis_url import RedisAddress
 
 TIMEOUT_S: Final = 0.5
@@ -120,19 +120,25 @@ class RedisStore(ForkSafe):
         records = {name[2:]: _codec.loads(text) for name, text in plain.items() if name.startswith("r:")}
         return int(plain.get("generation", 0)), records
 
-    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event) -> None:
+    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event, lease: Lease | None = None) -> None:
         """One command. Safe to repeat: one that had been carried out already is recognised by its line in the trail."""
         name, revision = record["name"], record["revision"]
         there = self._script(
             scripts.WRITE,
-            [self._key("rollouts"), self._key("events"), self._key("events", name)],
+            [
+                *(self._key("rollouts"), self._key("events"), self._key("events", name)),
+                *(self._key("lease", lease.name if lease else ""), self._key("tokens")),
+            ],
             name,
             "" if expect is None else expect,
             revision,
             _codec.dumps(record),
             _codec.event_to_text(event, nonce=secrets.token_hex(8)),
             _codec.fresh_generation(),
+            *((lease.name, lease.holder, lease.token) if lease else ()),
         )
+        if there is not None and lease is not None and len(there) == 1:
+            raise _codec.lost(lease)
         if there is not None:
             last = _codec.event_from_text(there[1]) if there[1] else None
             raise _codec.stale(name, int(there[0]) if there[0] else None, expect, last)

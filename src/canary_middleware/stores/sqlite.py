@@ -22,7 +22,7 @@ from ._windows import KEEP_S, SWEEP_S, place
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..core.records import Event, Worker
+    from ..core.records import Event, Lease, Worker
 
 _SEQUENCES_KEPT_S: Final = 86_400
 """A flush whose answer was lost may come again this long after; by then its worker has left or died."""
@@ -137,13 +137,15 @@ class SQLiteStore(ForkSafe):
                 connection.execute("ROLLBACK")
         return generation, {name: _codec.loads(text) for name, text in rows}
 
-    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event) -> None:
+    def write(self, record: Mapping[str, Any], *, expect: int | None, event: Event, lease: Lease | None = None) -> None:
         name, text = record["name"], _codec.dumps(record)
         with self._transaction(is_durable=True) as connection:
             row = connection.execute("SELECT revision FROM rollouts WHERE name=?", (name,)).fetchone()
             there = None if row is None else row[0]
             if there != expect:
                 raise _codec.stale(name, there, expect, next(iter(_events(connection, name, 1)), None))
+            if lease is not None and self._held(connection, lease.name) != (lease.holder, lease.token):
+                raise _codec.lost(lease)
             connection.execute(
                 "INSERT INTO rollouts VALUES (?, ?, ?) "
                 "ON CONFLICT (name) DO UPDATE SET revision=excluded.revision, record=excluded.record",
@@ -210,23 +212,25 @@ class SQLiteStore(ForkSafe):
 
     def acquire(self, name: str, holder: str, ttl_s: float) -> int | None:
         with self._transaction() as connection:
-            # Only now: whoever held the lock meanwhile must not seem to have begun in our future.
-            now_s = self._clock()
-            row = connection.execute(
-                "SELECT holder, token, begun_s, ttl_s FROM leases WHERE name=?", (name,)
-            ).fetchone()
-            there, token, begun_s, there_ttl_s = row or ("", 0, 0.0, 0.0)
-            # One that began in the future is over: the clock was set back, and it would last that much longer.
-            is_held = bool(there) and begun_s <= now_s < begun_s + there_ttl_s
-            if is_held and there != holder:
+            there, token = self._held(connection, name)
+            if there and there != holder:
                 return None
-            if not is_held:
+            # Read under the lock: whoever held it meanwhile must not seem to have begun in our future.
+            now_s = self._clock()
+            if not there:
                 # From the clock, so that tokens also grow from one file to the next.
                 token = max(token + 1, int(now_s * 1e6))
             connection.execute(
                 "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?)", (name, holder, token, now_s, ttl_s)
             )
             return int(token)
+
+    def _held(self, connection: sqlite3.Connection, name: str) -> tuple[str, int]:
+        """Holder (empty where nobody does) and last token of a lease. Call with the file's lock held."""
+        row = connection.execute("SELECT holder, token, begun_s, ttl_s FROM leases WHERE name=?", (name,)).fetchone()
+        holder, token, begun_s, ttl_s = row or ("", 0, 0.0, 0.0)
+        # One that began in the future is over: the clock was set back, and it would last that much longer.
+        return (holder if begun_s <= self._clock() < begun_s + ttl_s else ""), int(token)
 
     def release(self, name: str, holder: str) -> None:
         with self._transaction() as connection:
