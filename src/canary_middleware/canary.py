@@ -19,7 +19,7 @@ from .core.bucketing import bucket_of
 from .core.door import Door
 from .core.endpoints import EndpointTable
 from .core.exchange import Exchange, Uncovered
-from .core.identity import Anonymous, Client, JsonField
+from .core.identity import Anonymous, Client, JsonField, Unreadable
 from .core.override import OverrideReader, sign
 from .core.plan import parse
 from .core.ports import BodyNotRead
@@ -29,14 +29,16 @@ from .errors import ConfigError, StoreUnavailable, TransitionRefused
 from .troubles import Troubles, logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .core.bucketing import Draw
+    from .core.environment import Environment
     from .core.exchange import Failure
     from .core.identity import Source
-    from .core.plan import Plan, RolloutFields
+    from .core.plan import EnvironmentNames, Plan, RolloutFields, RolloutPlan
     from .core.ports import Recorder, RequestHead, Store
     from .counts import Cell, Series
+    from .plan_watch import PlanFile, PlanWatch
     from .sharing import Sharing
 
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -119,15 +121,20 @@ class Canary:
         telemetry: TelemetryOptions | None = None,
         store: Store | str | None = None,
     ) -> Canary:
-        """The Canary of a plan: the path of a ``.toml``, ``.json`` or ``pyproject.toml`` file, or a mapping."""
-        if isinstance(source, (str, os.PathLike)):
-            from .planfile import read_plan
+        """
+        The Canary of a plan: the path of a ``.toml``, ``.json`` or ``pyproject.toml`` file, or a mapping.
 
-            mapping: Mapping[str, Any] = read_plan(source)
-        else:
-            mapping = source
+        A file is followed: about a second after an edit its plan is in force, as docs/plan.md says.
+        """
         canary = cls.__new__(cls)
-        canary._setup(parse(mapping), attributes, clock, now, environ, telemetry, store)  # noqa: SLF001 - a constructor
+        options = (attributes, clock, now, environ, telemetry, store)
+        if isinstance(source, (str, os.PathLike)):
+            from .plan_watch import PlanFile
+
+            file = PlanFile(source)
+            canary._setup(file.plan, *options, file=file)  # noqa: SLF001 - a constructor
+        else:
+            canary._setup(parse(source), *options)  # noqa: SLF001
         return canary
 
     def _setup(
@@ -139,9 +146,11 @@ class Canary:
         environ: Mapping[str, str] | None,
         telemetry: TelemetryOptions | None,
         store: Store | str | None,
+        file: PlanFile | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
         self.plan = plan
+        self._environ = environ
         self.counts = Counts()
         self.troubles = Troubles()
         self._attributes = attributes
@@ -162,43 +171,138 @@ class Canary:
         self._sources: dict[str, tuple[Source, ...]] = {}
         self._overrides: dict[str, OverrideReader | None] = {}
         self._tokens: dict[str, str] = {}
+        self._declared: dict[str, RolloutPlan] = {}
+        self._last_declared: dict[str, RolloutPlan] = {}
+        self._pins: dict[str, Environment] = {}
+        self._env: dict[str, EnvironmentNames] = {}
+        self._plan_notes: tuple[str, ...] = ()
+        self._watch: PlanWatch | None = None
         self._sharing: Sharing | None = None
         place = environ.get("CANARY_STORE") or store or plan.store
-        self._load_plan(plan, environ, is_shared=place is not None)
+        self._load_plan(plan, is_shared=place is not None)
         if place is not None:
             from .sharing import Sharing
             from .stores import open_store
 
-            self._sharing = Sharing(self, open_store(place))
+            self._sharing = Sharing(self, open_store(place), file)
+        elif file is not None:
+            from .plan_watch import Edits, PlanWatch
+
+            self._watch = PlanWatch(self, Edits(file))
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
-    def _load_plan(self, plan: Plan, environ: Mapping[str, str], *, is_shared: bool) -> None:
+    def _load_plan(self, plan: Plan, *, is_shared: bool) -> None:
         from .core.environment import read_environment
 
-        pins = read_environment(plan, environ)
+        pins = read_environment(plan, self._environ)
         for rollout_plan in plan.rollouts:
-            name = rollout_plan.name
-            pin = pins[name]
             if is_shared and rollout_plan.weight_ppm:
                 raise ConfigError(
-                    f"rollout.{name}.weight is for a Canary without a store: leave it out, and steer the rollout with "
-                    f"`canary set` or the stages of its plan"
+                    f"rollout.{rollout_plan.name}.weight is for a Canary without a store: leave it out, and steer the "
+                    f"rollout with `canary set` or the stages of its plan"
                 )
-            self._sources[name] = tuple(
-                self._bound(source, plan, rollout_plan.json_cap, environ) for source in rollout_plan.key
-            )
-            self._overrides[name] = self._override_reader(name, environ, rollout_plan.overrides)
-            rollout = Rollout(
-                plan=rollout_plan,
-                weight_ppm=rollout_plan.weight_ppm,
-                pinned_ppm=pin.weight_ppm,
-                enabled=pin.enabled is not False,
-                stable_enabled=pin.stable_enabled is not False,
-                is_known=not is_shared,
-            )
-            self._slots[name] = _Slot(self._door(rollout))
+        for rollout_plan in plan.rollouts:
+            if rollout_plan.name not in self._slots:
+                self._hang(self._first(rollout_plan, pins[rollout_plan.name], is_shared=is_shared))
+        self._declared = {rollout_plan.name: rollout_plan for rollout_plan in plan.rollouts}
+        self._last_declared |= self._declared
+        # In the plan's order: the first rollout that covers a request gets it.
+        self._slots = {name: self._slots[name] for name in (*self._declared, *self._slots)}
         self._remap()
+
+    def _first(self, plan: RolloutPlan, pin: Environment, *, is_shared: bool) -> Rollout:
+        """The rollout of *plan* before anybody steers it."""
+        declared = ""
+        if is_shared:
+            from .core.plan_change import fingerprint
+
+            declared = fingerprint(plan)
+        self._pins[plan.name] = pin
+        self._env[plan.name] = plan.env
+        return Rollout(
+            plan=plan,
+            weight_ppm=plan.weight_ppm,
+            pinned_ppm=pin.weight_ppm,
+            enabled=pin.enabled is not False,
+            stable_enabled=pin.stable_enabled is not False,
+            is_known=not is_shared,
+            declared=declared,
+        )
+
+    def _hang(self, rollout: Rollout) -> None:
+        """Let the next request of *rollout* go through a door of its present state."""
+        slot = self._slots.get(rollout.name)
+        plan = rollout.plan
+        before = None if slot is None else slot.door.router.plan
+        if before is None or (plan.key, plan.json_cap) != (before.key, before.json_cap):
+            self._sources[plan.name] = tuple(self._bound(source, self.plan, plan.json_cap) for source in plan.key)
+        if before is None or plan.overrides != before.overrides:
+            self._overrides[plan.name] = self._override_reader(plan.name, self._environ, plan.overrides)
+        door = self._door(rollout)
+        if slot is None:
+            # Replaced, not added to: another thread may be going through it.
+            self._slots = {**self._slots, plan.name: _Slot(door)}
+            return
+        slot.door = door
+        if before is None or (plan.endpoints, plan.exclude, plan.stable) != (
+            before.endpoints,
+            before.exclude,
+            before.stable,
+        ):
+            self._remap()
+
+    # -- the plan, edited while we run ------------------------------------------------------------------------------
+
+    @property
+    def plan_problem(self) -> str | None:
+        """What is wrong with the plan file, or why it is not the plan in force; None where all is well."""
+        owner = self._watch if self._sharing is None else self._sharing
+        problems = [*self._plan_notes, *(() if owner is None else owner.edits.problems())]
+        return "; ".join(problems) or None
+
+    def declared(self, name: str) -> RolloutPlan:
+        """The rollout's plan as this process's own file or code says it; the store may go by another."""
+        return self._declared[name]
+
+    def is_declared(self, name: str) -> bool:
+        """Whether the plan (still) holds that rollout. One that was taken out gets stable, and keeps its state."""
+        return name in self._declared
+
+    def redeclare(self, plan: Plan) -> dict[str, RolloutPlan]:
+        """
+        Take what the plan file says now: new rollouts appear, and those that it no longer holds are served by stable.
+
+        Returns:
+            the plans, until now, of rollouts whose plan is another now. They are served as before; see ``change_plan``.
+        Raises:
+            ConfigError: the plan cannot be followed, and nothing of it is.
+        """
+        with self._changing:
+            before, boot = dict(self._last_declared), self.plan
+            # What is bound at start: cookies, proxies and connections that exist already.
+            lasting = plan._replace(store=boot.store, trusted_proxies=boot.trusted_proxies, anonymous=boot.anonymous)
+            self._load_plan(lasting, is_shared=self._sharing is not None)
+            self.plan = lasting
+            self._plan_notes = tuple(self._notes_on(plan, lasting))
+            for slot in self._slots.values():
+                rollout = slot.door.router.rollout
+                pin = self._pins[rollout.name]
+                is_enabled = self.is_declared(rollout.name) and pin.enabled is not False
+                if rollout.enabled != is_enabled:
+                    self._hang(rollout._replace(enabled=is_enabled))
+            return {name: old for name, old in before.items() if self._declared.get(name, old) != old}
+
+    def _notes_on(self, written: Plan, plan: Plan) -> Iterator[str]:
+        names = [
+            name for name in ("store", "trusted_proxies", "anonymous") if getattr(written, name) != getattr(plan, name)
+        ]
+        names += [f"rollout.{r.name}.env" for r in plan.rollouts if r.env != self._env[r.name]]
+        if names:
+            yield f"{', '.join(names)} changed in the plan file: read at start only, so restart to go by it"
+        gone = [name for name in self._slots if not self.is_declared(name)]
+        if gone:
+            yield f"the plan file no longer holds {', '.join(gone)}: stable serves there, and the state is kept"
 
     def _remap(self) -> None:
         slots = tuple(self._slots.values())
@@ -206,7 +310,7 @@ class Canary:
         self.uncovered = Uncovered(Assignment(self._variants.get("", stable, "stable", "uncovered"), 0))
         self._map = _Map(slots)
 
-    def _bound(self, source: Source, plan: Plan, json_cap: int, environ: Mapping[str, str]) -> Source:
+    def _bound(self, source: Source, plan: Plan, json_cap: int) -> Source:
         """*source* with what the rest of the plan and the environment say about it."""
         if isinstance(source, JsonField):
             return source.capped(json_cap)
@@ -216,7 +320,7 @@ class Canary:
             options = plan.anonymous
             return Anonymous(
                 options.cookie,
-                secret=environ.get(options.secret_env or "") or None,
+                secret=self._environ.get(options.secret_env or "") or None,
                 max_age_s=int(options.max_age_s),
                 path=options.path,
                 domain=options.domain,
@@ -373,6 +477,8 @@ class Canary:
             self._pid = pid
             if self._sharing is not None:
                 self._sharing.start()
+            if self._watch is not None:
+                self._watch.start()
             _running.add(self)
             # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
             self._is_started = "uwsgi" not in sys.modules
@@ -387,6 +493,8 @@ class Canary:
         """Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown."""
         if self._sharing is not None:
             self._sharing.stop(timeout_s / 2)
+        if self._watch is not None:
+            self._watch.stop(timeout_s / 2)
         if self._recorder is not None:
             from . import telemetry
 
@@ -539,10 +647,7 @@ class Canary:
             if slot is None:
                 return
             mine = slot.door.router.rollout
-            declared = mine.plan
-            plan = rollout.plan._replace(
-                key=declared.key, env=declared.env, json_cap=declared.json_cap, body_cap=declared.body_cap
-            )
+            plan = rollout.plan._replace(key=self._key(rollout), env=self._env[rollout.name])
             changed = rollout._replace(
                 plan=plan,
                 pinned_ppm=mine.pinned_ppm,
@@ -551,9 +656,20 @@ class Canary:
                 is_known=True,
             )
             if changed != mine:
-                slot.door = self._door(changed)
-                if (plan.endpoints, plan.exclude) != (declared.endpoints, declared.exclude):
-                    self._remap()
+                self._hang(changed)
+
+    def _key(self, rollout: Rollout) -> tuple[Source, ...]:
+        """
+        The identity sources of *rollout*: those that all workers agree on, as this process can read them.
+
+        Key functions are code, and only their names are in a store: where one is not ours, our own key is asked.
+        """
+        own = self._last_declared[rollout.name].key
+        if not rollout.declared:  # written by a release that kept no keys
+            return own
+        by_spec = {source.spec: source for source in own}
+        key = tuple(by_spec.get(source.spec, source) for source in rollout.plan.key)
+        return own if any(isinstance(source, Unreadable) for source in key) else key
 
     def change(
         self,
@@ -578,9 +694,7 @@ class Canary:
         with self._changing:
             before = self._slots[name].door.router.rollout
             changed = transition(before)
-            self._slots[name].door = self._door(changed)
-            if changed.plan.endpoints != before.plan.endpoints:
-                self._remap()
+            self._hang(changed)
             return changed
 
     def set_weight(self, weight: float, *, actor: str = "app", reason: str = "", rollout: str | None = None) -> Rollout:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .control import Control
     from .core.rollout import Rollout
     from .last_known import LastKnownFile
+    from .plan_keeper import PlanKeeper
 
 # A rollback must feel immediate to the operator who typed it. Flagger's floor is 10 s.
 REFRESH_S: Final = 0.25
@@ -43,6 +44,7 @@ class Follower:
         complain: told of failures: component, error, consequence.
         last_known: the file for the next process, or None.
         clock: monotonic seconds.
+        plan: looks after the process's own plan, or None.
         jitter: random number from 0 to 1, so that a fleet does not come back in one instant.
     """
 
@@ -57,6 +59,7 @@ class Follower:
         complain: Callable[[str, BaseException, str], None],
         last_known: LastKnownFile | None,
         clock: Callable[[], float],
+        plan: PlanKeeper | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._control = control
@@ -68,6 +71,7 @@ class Follower:
         self._complain = complain
         self._last_known = last_known
         self._clock = clock
+        self._plan = plan
         self._jitter = jitter
         self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self.has_read = threading.Event()
@@ -77,6 +81,7 @@ class Follower:
         self._current_at = clock()
         self._failures = 0
         self._note = ""
+        self._said = ""
         self._next_beat = 0.0
         self._next_flush = 0.0
         self._sequence = 0
@@ -105,9 +110,13 @@ class Follower:
 
     def tick(self) -> float:
         """One round; returns the seconds until the next. Never raises."""
+        if self._plan is not None:
+            self._plan.look()
         try:
             self._deliver()
             self._read()
+            if self._plan is not None:
+                self._plan.settle(self.worker_id, self._adopt)
             self._failures = 0
             self._current_at = self._clock()
             self._beat()
@@ -184,7 +193,8 @@ class Follower:
 
     def _beat(self) -> None:
         now = self._clock()
-        if now < self._next_beat:
+        note = "; ".join(part for part in (self._note, "" if self._plan is None else self._plan.note) if part)
+        if now < self._next_beat and note == self._said:
             return
         local = self._local()
         self._store.beat(
@@ -195,10 +205,11 @@ class Follower:
                 seen_s=0.0,
                 revisions={name: rollout.revision for name, rollout in local.items()},
                 stale_s=self.stale_s,
-                note=self._note,
+                note=note,
                 pinned={name: r.pinned_ppm for name, r in local.items() if r.pinned_ppm is not None},
             )
         )
+        self._said = note
         self._next_beat = now + BEAT_S
 
     def _flush(self, *, is_last: bool = False) -> None:

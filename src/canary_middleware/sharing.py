@@ -17,6 +17,8 @@ from .counts import Cell, from_plain, merge_plain, to_plain
 from .errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .follower import Follower
 from .last_known import LastKnownFile
+from .plan_keeper import PlanKeeper
+from .plan_watch import Edits
 from .status import began_s
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from .core.ports import Store
     from .core.rollout import Rollout
     from .counts import Series
+    from .plan_watch import PlanFile
 
 # The first request of a process waits this long for the store, once; a local file answers in a few milliseconds.
 FIRST_READ_S: Final = 0.3
+_BEGINNINGS: Final = frozenset({"start", "retry"})
 _LOCAL_FIRST: Final = frozenset({"rollback", "emergency"})
 
 
@@ -47,12 +51,15 @@ class Sharing:
     Args:
         canary: whose rollouts they are.
         store: where they live.
+        file: the plan file that they were read from, if any.
     """
 
-    def __init__(self, canary: Canary, store: Store) -> None:
+    def __init__(self, canary: Canary, store: Store, file: PlanFile | None = None) -> None:
         self._canary = ref(canary)
         self.store = store
         self.control = Control(store)
+        self.edits = Edits(file)
+        self._keeper = PlanKeeper(canary, self.control, self.edits)
         self._follower: Follower | None = None
         self._flushed: dict[Series, Cell] = {}
         self._owed: list[_Debt] = []
@@ -89,6 +96,7 @@ class Sharing:
             adopt=self._adopt,
             deliver=self._deliver,
             drain=self._drain,
+            plan=self._keeper,
             complain=canary.troubles.report,
             last_known=self._last_known,
             clock=canary.clock,
@@ -117,6 +125,8 @@ class Sharing:
         def tell() -> Rollout:
             if not self.control.knows(name):
                 self.control.register(canary.rollout(name), actor=actor, reason="first seen")
+            if verb in _BEGINNINGS:
+                self._keeper.bring(name, actor)
             return self.control.change(name, verb, transition, actor=actor, reason=reason)
 
         if verb in _LOCAL_FIRST:

@@ -23,19 +23,24 @@ class Troubles:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
+        self._said: dict[str, str] = {}
 
-    def report(self, component: str, error: BaseException, consequence: str) -> None:
+    def report(self, component: str, error: BaseException, consequence: str, *, matter: str = "") -> None:
         """
         Count *error*; log it the first time this component fails this way.
 
         Args:
             component: which part of ours failed, for example ``"identity"``.
             consequence: what users get instead, as the end of a sentence.
+            matter: what it is about, where a person will want to hear of each other one; such failures must be rare.
         """
         cause = (component, type(error).__qualname__)
         seen = self._counts.get(cause, 0)
         self._counts[cause] = seen + 1
-        if not seen:
+        is_other = bool(matter) and self._said.get(component) != matter
+        if is_other:
+            self._said[component] = matter
+        if not seen or is_other:
             logger().error(
                 "canary %s failed with %s: %s; %s. Further ones are counted in canary.internal.errors, not logged.",
                 component,

@@ -8,10 +8,10 @@ import pytest
 
 from canary_middleware.core import transitions
 from canary_middleware.core.plan_change import (
-    SAMPLE,
     changed_keys,
     declared_by,
     describe,
+    evidence_of,
     fingerprint,
     moved_percent,
     must_pause,
@@ -34,6 +34,10 @@ def at_stage(number: int, phase: str = "progressing", **fields: Any) -> Rollout:
     fields = {"stages": STAGES, "duration": "30m", **fields}
     weight_ppm = plan(**fields).stages[number].weight_ppm
     return rollout(weight_ppm / 10_000, state={"phase": phase, "stage": number, "revision": 7}, **fields)
+
+
+def said(before: Rollout, after: Rollout) -> str:
+    return describe(before, after, evidence_of(before, after))
 
 
 def edited(**fields: Any) -> RolloutPlan:
@@ -175,7 +179,7 @@ def test_a_completed_rollout_begins_anew_from_the_version_that_everybody_has() -
 
     assert (after.phase, after.weight_ppm, after.stage, after.approved) == ("idle", 0, -1, -1)
     assert moved_percent(completed, after) == 0
-    assert describe(completed, after) == "stable, canary; 0 % of identities change version; a new run begins at 0 %"
+    assert said(completed, after) == "stable, canary; 0 % of identities change version; a new run begins at 0 %"
     with pytest.raises(TransitionRefused, match=r"Everybody has v2: make that the stable version\.$"):
         change_plan(completed, edited(canary="v3"))
 
@@ -250,14 +254,14 @@ def test_another_salt_says_how_many_change_version() -> None:
     # Half are on the canary; with another draw a quarter comes and a quarter goes.
     found = moved_percent(before, after)
     assert 48 < found < 52
-    assert describe(before, after) == f"salt; {found:.3g} % of identities change version; paused"
-    assert found * SAMPLE / 100 == int(found * SAMPLE / 100)
+    assert said(before, after) == f"salt; {found:.3g} % of identities change version; paused"
+    assert evidence_of(before, after) == {"keys": ["salt"], "plan": after.declared, "moved_percent": found}
 
 
 def test_another_key_says_that_nobody_can_know() -> None:
     before = at_stage(1, "paused")
 
-    assert describe(before, change_plan(before, edited(key=["header:x"]))) == (
+    assert said(before, change_plan(before, edited(key=["header:x"]))) == (
         "key; another identity is asked for: who changes version cannot be told in advance"
     )
-    assert describe(before, before) == "nothing that matters here"
+    assert said(before, before) == "nothing that matters here"

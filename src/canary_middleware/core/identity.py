@@ -239,6 +239,29 @@ class Custom:
         return f"by_callable({self._function!r})"
 
 
+class Unreadable:
+    """A key function of the app's, known by its name only where the app's code is not: no identity is found there."""
+
+    __slots__ = ("spec",)
+    vary: str | None = None
+    in_url = False
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def read(self, head: RequestHead) -> str | None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"Unreadable({self.spec!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unreadable) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+
 class Client:
     """
     The client's address: the connection's peer, or, behind trusted proxies only, what they say of it.

@@ -4,12 +4,14 @@ What another plan means for a rollout under way: which keys differ, who would mo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .plan import Plan, RolloutPlan, to_mapping
 from .rollout import Router, Variants
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .plan import Criteria, Stage
     from .rollout import Phase, Rollout
 
@@ -106,13 +108,21 @@ def moved_percent(before: Rollout, after: Rollout, sample: int = SAMPLE) -> floa
     return 100 * sum(old.assign(name).version != new.assign(name).version for name in names) / sample
 
 
-def describe(before: Rollout, after: Rollout) -> str:
-    """What the audit trail says of the change, for example ``salt; 18.2 % of identities change version; paused``."""
+def evidence_of(before: Rollout, after: Rollout) -> dict[str, Any]:
+    """What the audit trail keeps of the change for machines: ``keys``, ``plan``, and maybe ``moved_percent``."""
     keys = changed_keys(before.plan, after.plan)
-    parts = [", ".join(keys) or "nothing that matters here"]
+    evidence: dict[str, Any] = {"keys": list(keys), "plan": declared_by(after)}
     if _ASSIGNING.intersection(keys):
-        parts.append(f"{moved_percent(before, after):.3g} % of identities change version")
-    if "key" in keys:
+        evidence["moved_percent"] = moved_percent(before, after)
+    return evidence
+
+
+def describe(before: Rollout, after: Rollout, evidence: Mapping[str, Any]) -> str:
+    """The same for people, for example ``salt; 18.2 % of identities change version; paused``."""
+    parts = [", ".join(evidence["keys"]) or "nothing that matters here"]
+    if "moved_percent" in evidence:
+        parts.append(f"{evidence['moved_percent']:.3g} % of identities change version")
+    if "key" in evidence["keys"]:
         parts.append("another identity is asked for: who changes version cannot be told in advance")
     if after.phase != before.phase:
         parts.append("a new run begins at 0 %" if after.phase == "idle" else after.phase)
