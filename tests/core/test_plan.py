@@ -131,6 +131,7 @@ def rollouts(draw: st.DrawFn) -> dict[str, Any]:
         "duration": duration_text(draw(durations)),
         "bake": duration_text(draw(durations)),
         "enabled": draw(st.booleans()),
+        "enforce": draw(st.booleans()),
         "cache_headers": draw(st.booleans()),
         "version_header": draw(st.sampled_from(["X-Version", False])),
         "body_cap": draw(st.integers(0, 10**9)),

@@ -60,6 +60,13 @@ class Moves(RuleBasedStateMachine):
             assert self.current.weight_ppm == before.weight_ppm
 
     @rule()
+    def automation_retreats(self) -> None:
+        before = self.move(lambda r: transitions.retreat(r, "shared incident"))
+        if before is not None:
+            assert self.current.weight_ppm <= min(before.weight_ppm, 100_000)
+            assert (self.current.phase, self.current.stage) == ("holding", 0)
+
+    @rule()
     def something_rolls_back(self) -> None:
         assert self.move(lambda r: transitions.roll_back(r, "error_rate")) is not None
         assert self.current.is_latched
@@ -191,6 +198,18 @@ def test_a_weight_set_by_hand_keeps_the_place_in_the_plan() -> None:
 
     assert (current.phase, current.phase_reason, current.stage) == ("paused", "manual", 1)
     assert transitions.advance(transitions.resume(current)).weight_ppm == 500_000
+
+
+def test_a_retreat_holds_at_the_first_stage_and_resumes_from_there() -> None:
+    far = at("progressing", stage=2, weight_ppm=500_000)
+    held = transitions.retreat(far, "shared incident")
+
+    assert (held.phase, held.phase_reason, held.stage, held.weight_ppm) == ("holding", "shared incident", 0, 100_000)
+    assert (transitions.resume(held).phase, transitions.resume(held).weight_ppm) == ("progressing", 100_000)
+    lower = at("progressing", stage=0, weight_ppm=50_000)
+    assert transitions.retreat(lower, "x").weight_ppm == 50_000
+    bare = transitions.retreat(rollout(20, state={"phase": "progressing"}), "x")
+    assert (bare.weight_ppm, bare.stage) == (200_000, -1)
 
 
 def test_an_approval_is_for_the_stage_in_force_and_once() -> None:

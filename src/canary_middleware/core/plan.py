@@ -69,6 +69,7 @@ class RolloutFields(TypedDict, total=False):
     overrides: Mapping[str, Any]
     env: Mapping[str, str]
     enabled: bool
+    enforce: bool
     version_header: str | bool | None
     cache_headers: bool
     end_of_life: Mapping[str, Any]
@@ -251,7 +252,11 @@ class AnonymousOptions(NamedTuple):
 
 
 class RolloutPlan(NamedTuple):
-    """One ``[rollout.<name>]`` table. Weights in ppm, times in seconds, sizes in bytes."""
+    """
+    One ``[rollout.<name>]`` table. Weights in ppm, times in seconds, sizes in bytes.
+
+    With ``enforce`` off, guardrails and criteria only report what they would have done.
+    """
 
     name: str
     stable: str = "v1"
@@ -274,6 +279,7 @@ class RolloutPlan(NamedTuple):
     overrides: Overrides = Overrides()
     env: EnvironmentNames = EnvironmentNames()
     enabled: bool = True
+    enforce: bool = True
     version_header: str | None = "X-Canary-Version"
     cache_headers: bool = True
     end_of_life: EndOfLife | None = None
@@ -360,6 +366,7 @@ def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
         overrides=reader.table("overrides", lambda child: _overrides(child, versions)) or Overrides(),
         env=_environment_names(reader, is_only=is_only),
         enabled=reader.flag("enabled", True),
+        enforce=reader.flag("enforce", True),
         version_header=_version_header(reader),
         cache_headers=reader.flag("cache_headers", True),
         end_of_life=reader.table("end_of_life", _end_of_life),
@@ -784,6 +791,8 @@ def _rollout_mapping(plan: RolloutPlan) -> dict[str, Any]:
             "stable_enabled": plan.env.stable_enabled or False,
         },
         enabled=plan.enabled,
+        # Only where it is off: releases that do not know it can follow all other plans.
+        enforce=None if plan.enforce else False,
         version_header=plan.version_header or False,
         cache_headers=plan.cache_headers,
         end_of_life=_end_of_life_mapping(plan.end_of_life),

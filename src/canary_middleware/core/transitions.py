@@ -129,6 +129,13 @@ def hold(rollout: Rollout, why: str) -> Rollout:
     return _next(rollout, phase="holding", phase_reason=why, resume_to="progressing")
 
 
+def retreat(rollout: Rollout, why: str) -> Rollout:
+    """Hold, by automation, with no more than the first stage's weight, until *why* is over."""
+    held = hold(rollout, why)
+    first = rollout.plan.stages[0].weight_ppm if rollout.plan.stages else rollout.weight_ppm
+    return held._replace(weight_ppm=min(rollout.weight_ppm, first), stage=min(rollout.stage, 0))
+
+
 def set_weight(rollout: Rollout, weight_ppm: int) -> Rollout:
     """A weight set by hand, 0 … 1 000 000 ppm: the plan pauses there. Lowering is allowed in every phase."""
     if not 0 <= weight_ppm <= 1_000_000:
