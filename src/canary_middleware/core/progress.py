@@ -1,0 +1,134 @@
+"""
+What automation does next with a rollout, and the clock of the stage that it is in.
+
+Time, evidence and calendar are handed in. Automation only ever advances one stage, waits, completes a bake, or rolls
+back; what a person has paused, set by hand or latched it leaves alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .plan import Stage
+    from .records import Event
+    from .rollout import Rollout
+
+Verdict = Literal["pass", "fail", "inconclusive", "error"]
+
+_MOVING: Final = frozenset({"progressing", "holding", "baking"})
+# Also where the stage's number stays: begun anew is begun anew.
+_ENTRIES: Final = frozenset({"start", "retry", "stage", "promote", "advance"})
+
+
+class Finding(NamedTuple):
+    """What the judge says of the stage so far: its verdict, why in a sentence, and what a machine can store."""
+
+    verdict: Verdict
+    reason: str = ""
+    evidence: Mapping[str, Any] = {}
+
+
+class Facts(NamedTuple):
+    """
+    What the next move depends on, besides the rollout itself.
+
+    Attributes:
+        in_stage_s: seconds of ``stage_clock``.
+        is_open: whether the plan's calendar allows an advance now.
+        is_pinned: whether the environment of any live worker pins the weight.
+    """
+
+    finding: Finding
+    in_stage_s: float
+    is_open: bool = True
+    is_pinned: bool = False
+
+
+class Move(NamedTuple):
+    """One transition: the name of the function in ``transitions``, why, and the evidence for the audit trail."""
+
+    verb: Literal["advance", "hold", "resume", "complete", "roll_back"]
+    reason: str
+    evidence: Mapping[str, Any] = {}
+
+
+def next_move(rollout: Rollout, facts: Facts) -> Move | None:
+    """The one transition that is due, or None where everything may stay as it is."""
+    if rollout.phase not in _MOVING:
+        return None
+    finding = facts.finding
+    if finding.verdict == "fail":
+        return Move("roll_back", finding.reason, finding.evidence)
+    if rollout.phase == "baking":
+        return Move("complete", "the bake is over", finding.evidence) if _has_baked(rollout, facts) else None
+    obstacle = _obstacle(rollout, facts)
+    if obstacle is not None:
+        is_told = rollout.phase == "holding" and rollout.phase_reason == obstacle
+        return None if is_told else Move("hold", obstacle, finding.evidence)
+    if facts.in_stage_s >= _duration_s(rollout):
+        return Move("advance", finding.reason or "all that the stage asks for holds", finding.evidence)
+    return Move("resume", f"{rollout.phase_reason} is over") if rollout.phase == "holding" else None
+
+
+def _obstacle(rollout: Rollout, facts: Facts) -> str | None:
+    """What keeps the stage from ending or going on, in one word; None where nothing does."""
+    if facts.finding.verdict == "error":
+        return facts.finding.reason or "error"
+    if facts.is_pinned:
+        return "pinned"
+    if facts.in_stage_s < _duration_s(rollout):
+        return None
+    stage = _stage(rollout)
+    if stage is not None and stage.approve and rollout.approved < rollout.stage:
+        return "approval"
+    if not facts.is_open:
+        return "schedule"
+    return "inconclusive" if facts.finding.verdict == "inconclusive" else None
+
+
+def _stage(rollout: Rollout) -> Stage | None:
+    stages = rollout.plan.stages
+    return stages[rollout.stage] if 0 <= rollout.stage < len(stages) else None
+
+
+def _duration_s(rollout: Rollout) -> float:
+    """Seconds that the stage lasts at least; a stage without a duration ends by a person's hand only."""
+    stage = _stage(rollout)
+    duration_s = rollout.plan.duration_s if stage is None or stage.duration_s is None else stage.duration_s
+    return float("inf") if duration_s is None else duration_s
+
+
+def _has_baked(rollout: Rollout, facts: Facts) -> bool:
+    stage = _stage(rollout)
+    bake_s = rollout.plan.bake_s if stage is None or stage.bake_s is None else stage.bake_s
+    return facts.in_stage_s >= (bake_s or 0.0) and facts.finding.verdict != "error"
+
+
+def stage_clock(events: Sequence[Event], now_s: float) -> float:
+    """
+    Seconds that a rollout has moved in its present stage or bake; pauses, and what stood before them by hand, are left
+    out.
+
+    Args:
+        events: its audit trail, newest first, as far back as the stage's beginning.
+        now_s: Unix seconds by the clock of the events.
+    Returns:
+        ≥ 0; a clock that jumped back adds nothing.
+    """
+    total, until = 0.0, now_s
+    for event in events:
+        if event.after.get("phase") in _MOVING:
+            total += max(0.0, until - event.at_s)
+        until = min(until, event.at_s)
+        if _enters(event):
+            break
+    return total
+
+
+def _enters(event: Event) -> bool:
+    before, after = event.before, event.after
+    began_to_bake = after.get("phase") == "baking" != before.get("phase")
+    return event.verb in _ENTRIES or before.get("stage") != after.get("stage") or began_to_bake
