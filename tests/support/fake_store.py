@@ -127,5 +127,11 @@ class FakeStore:
     def release(self, name: str, holder: str) -> None:
         raise NotImplementedError((name, holder))
 
+    def keep(self, name: str, notes: Mapping[str, Any], *, lease: Lease | None = None) -> None:
+        raise NotImplementedError((name, notes, lease))
+
+    def kept(self, name: str) -> Mapping[str, Any] | None:
+        raise NotImplementedError(name)
+
     def close(self) -> None:
         self.calls.append("close")

@@ -205,6 +205,21 @@ class Store(Protocol):
         """Give the lease back, if *holder* has it."""
         ...
 
+    def keep(self, name: str, notes: Mapping[str, Any], *, lease: Lease | None = None) -> None:
+        """
+        Keep *notes* (plain data, some kilobytes) under *name* in place of what was there: whoever takes over goes on.
+
+        Args:
+            lease: as for ``write``.
+        Raises:
+            LeaseLost: as for ``write``; what was there stays.
+        """
+        ...
+
+    def kept(self, name: str) -> Mapping[str, Any] | None:
+        """What ``keep`` was last told under *name*; None where there is nothing, or not any longer."""
+        ...
+
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         ...
@@ -231,4 +246,8 @@ class Recorder(Protocol):
 
     def end(self, exchange: Exchange) -> None:
         """The exchange has ended; status, route, error and duration are final."""
+        ...
+
+    def trace_id(self, exchange: Exchange) -> str | None:
+        """The exchange's trace as 32 hex digits, also after its end; None where it has none."""
         ...

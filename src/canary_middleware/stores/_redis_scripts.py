@@ -159,6 +159,16 @@ redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return token
 """
 
+# KEYS: notes, the lease, tokens. ARGV: name, notes, and perhaps the lease's name, holder, token.
+# Answers nothing, or "lease" where that is lost.
+KEEP: Final = """
+if ARGV[3] and (redis.call('GET', KEYS[2]) ~= ARGV[4] or redis.call('HGET', KEYS[3], ARGV[3]) ~= ARGV[5]) then
+    return 'lease'
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return false
+"""
+
 # KEYS: the lease. ARGV: holder.
 RELEASE: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end

@@ -30,6 +30,7 @@ _TABLES: Final = (
     "CREATE TABLE workers (id TEXT PRIMARY KEY, seen_s REAL NOT NULL, worker TEXT NOT NULL)",
     "CREATE TABLE windows (begin INTEGER PRIMARY KEY, counts TEXT NOT NULL)",
     "CREATE TABLE sequences (worker TEXT PRIMARY KEY, sequence INTEGER NOT NULL, added_s REAL NOT NULL)",
+    "CREATE TABLE notes (name TEXT PRIMARY KEY, notes TEXT NOT NULL)",
     "CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, token INTEGER, begun_s REAL, ttl_s REAL)",
 )
 

@@ -431,6 +431,34 @@ class StoreContract:
             lease = Lease("judge", "a", token)
             assert _is_refused(store, lease, record=a_record(revision=1), expect=0, event=an_event(revision=1))
 
+    # -- notes ------------------------------------------------------------------------------------------------------
+
+    def test_notes_are_what_was_kept_last(self) -> None:
+        """Whoever takes over finds what the one before has written down, numbers to the last digit."""
+        with self.opened() as store:
+            assert store.kept("judge") is None
+            store.keep("judge", {"e": 1})
+            store.keep("judge", {"e": 0.1 + 0.2, "text": "größer", "list": [1, None]})
+            store.keep("other", {})
+
+            assert store.kept("judge") == {"e": 0.1 + 0.2, "text": "größer", "list": [1, None]}
+            assert store.kept("other") == {}
+
+    def test_notes_under_a_lost_lease_are_not_taken(self) -> None:
+        """A holder that was paused past its end does not overwrite what the next one has kept."""
+        with self.opened() as store:
+            token = store.acquire("judge", "a", 30) or 0
+            store.keep("judge", {"by": "a"}, lease=Lease("judge", "a", token))
+            store.release("judge", "a")
+            second = store.acquire("judge", "b", 30) or 0
+            store.keep("judge", {"by": "b"}, lease=Lease("judge", "b", second))
+            try:
+                store.keep("judge", {"by": "a"}, lease=Lease("judge", "a", token))
+            except LeaseLost:
+                assert store.kept("judge") == {"by": "b"}
+                return
+            raise AssertionError("notes under a lost lease were taken")
+
     # -- the whole --------------------------------------------------------------------------------------------------
 
     def test_two_hundred_rollouts(self) -> None:

@@ -37,6 +37,7 @@ class MemoryStore(ForkSafe):
         self._events: list[tuple[str, str]] = []
         self._workers: dict[str, tuple[float, str]] = {}
         self._windows: dict[int, dict[str, Any]] = {}
+        self._notes: dict[str, str] = {}
         self._sequences: dict[str, int] = {}
         self._swept_s = clock()
         self._leases: dict[str, tuple[str, float]] = {}
@@ -146,6 +147,18 @@ class MemoryStore(ForkSafe):
         with self._lock:
             if self._leases.get(name, ("", 0.0))[0] == holder:
                 del self._leases[name]
+
+    def keep(self, name: str, notes: Mapping[str, Any], *, lease: Lease | None = None) -> None:
+        text = _codec.dumps(notes)
+        with self._lock:
+            if lease is not None and not self._holds(lease):
+                raise _codec.lost(lease)
+            self._notes[name] = text
+
+    def kept(self, name: str) -> Mapping[str, Any] | None:
+        with self._lock:
+            text = self._notes.get(name)
+        return None if text is None else _codec.loads(text)
 
     def close(self) -> None:
         """Nothing to close: what it holds lives as long as the object."""

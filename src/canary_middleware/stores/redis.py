@@ -229,6 +229,22 @@ class RedisStore(ForkSafe):
         """One command."""
         self._script(scripts.RELEASE, [self._key("lease", name)], holder)
 
+    # -- notes ------------------------------------------------------------------------------------------------------
+
+    def keep(self, name: str, notes: Mapping[str, Any], *, lease: Lease | None = None) -> None:
+        """One command."""
+        keys = [self._key("notes"), self._key("lease", lease.name if lease else ""), self._key("tokens")]
+        held = (lease.name, lease.holder, lease.token) if lease else ()
+        lost = self._script(scripts.KEEP, keys, name, _codec.dumps(notes), *held)
+        if lost is not None and lease is not None:
+            raise _codec.lost(lease)
+
+    def kept(self, name: str) -> Mapping[str, Any] | None:
+        """One command."""
+        key = self._key("notes")
+        text = self._call(lambda client: client.hget(key, name))
+        return None if text is None else _codec.loads(text)
+
     def close(self) -> None:
         with self._lock:
             client, self._client = self._client, None

@@ -237,6 +237,20 @@ class SQLiteStore(ForkSafe):
             # The row stays, for its token.
             connection.execute("UPDATE leases SET holder='' WHERE name=? AND holder=?", (name, holder))
 
+    # -- notes ------------------------------------------------------------------------------------------------------
+
+    def keep(self, name: str, notes: Mapping[str, Any], *, lease: Lease | None = None) -> None:
+        text = _codec.dumps(notes)
+        with self._transaction() as connection:
+            if lease is not None and self._held(connection, lease.name) != (lease.holder, lease.token):
+                raise _codec.lost(lease)
+            connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, text))
+
+    def kept(self, name: str) -> Mapping[str, Any] | None:
+        with self._connected() as connection:
+            row = connection.execute("SELECT notes FROM notes WHERE name=?", (name,)).fetchone()
+        return None if row is None else _codec.loads(row[0])
+
     def close(self) -> None:
         with self._lock:
             self._disconnect()
