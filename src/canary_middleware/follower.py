@@ -78,6 +78,7 @@ class Follower:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._generation: int | None = None
+        self._names: frozenset[str] = frozenset()
         self._current_at = clock()
         self._failures = 0
         self._note = ""
@@ -132,12 +133,14 @@ class Follower:
     # -- state ------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        found = self._store.read(self._generation)
+        local = self._local()
+        # A rollout that is new in the plan has yet to be registered, and its state to be read.
+        is_known = local.keys() == self._names
+        found = self._store.read(self._generation if is_known else None)
         if found is None:
             return
         generation, records = found
         self._note = ""
-        local = self._local()
         adopted: dict[str, Rollout] = {}
         is_settled = True
         for name, mine in local.items():
@@ -156,6 +159,7 @@ class Follower:
         if is_settled:
             self._save(records)
             self._generation = generation
+            self._names = frozenset(local)
 
     def _readable(self, name: str, record: Mapping[str, Any] | None) -> Rollout | None:
         if record is None:
