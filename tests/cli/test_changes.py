@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware.cli import acknowledged
-from canary_middleware.cli.acknowledged import wait_for_workers
+from canary_middleware import acknowledged
+from canary_middleware.acknowledged import wait_for_workers
 from canary_middleware.core import transitions
 from canary_middleware.core.records import Worker
 from canary_middleware.testing import FakeClock

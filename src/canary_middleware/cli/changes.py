@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from ..acknowledged import TIMEOUT_S, wait_for_workers
 from ..core import transitions
 from ..core.fields import parse_percent, percent
 from ..errors import CanaryError, ConfigError
-from .acknowledged import TIMEOUT_S, wait_for_workers
 from .completion import rollout_names
 from .screen import changed_line
 from .session import NEEDS_A_HUMAN, TIMEOUT, USAGE, fail, verb

@@ -7,13 +7,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..status import SILENT_S
+from .status import SILENT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ..core.ports import Store
-    from ..core.records import Worker
+    from .core.ports import Store
+    from .core.records import Worker
 
 TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.05
