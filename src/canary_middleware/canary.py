@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from .core.bucketing import Draw
     from .core.environment import Environment
     from .core.exchange import Failure
+    from .core.guardrail import Guard
     from .core.identity import Source
     from .core.plan import EnvironmentNames, Plan, RolloutFields, RolloutPlan
     from .core.ports import Recorder, RequestHead, Store
     from .counts import Cell, Series
+    from .guarding import Guards
     from .plan_watch import PlanFile, PlanWatch
     from .sharing import Sharing
 
@@ -178,6 +180,7 @@ class Canary:
         self._plan_notes: tuple[str, ...] = ()
         self._watch: PlanWatch | None = None
         self._sharing: Sharing | None = None
+        self._guards: Guards | None = None
         place = environ.get("CANARY_STORE") or store or plan.store
         self._load_plan(plan, is_shared=place is not None)
         if place is not None:
@@ -347,8 +350,17 @@ class Canary:
             self.troubles.report,
             self._end,
         )
+        if rollout.plan.guardrails.limits or self._guards is not None:
+            door.guard = self._guarding().of(rollout)
         version = self._forced.get(rollout.name)
         return door if version is None else door.forced(version)
+
+    def _guarding(self) -> Guards:
+        if self._guards is None:
+            from .guarding import Guards
+
+            self._guards = Guards(self)
+        return self._guards
 
     # -- the request path ------------------------------------------------------------------------------------------
 
@@ -398,13 +410,16 @@ class Canary:
 
     def _end(self, exchange: Exchange) -> None:
         try:
+            now = self.clock()
             if exchange.odd is not None and exchange.answered_at is not None:
                 elapsed = exchange.answered_at - exchange.started
             else:
-                elapsed = self.clock() - exchange.started
+                elapsed = now - exchange.started
             # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
             exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
             self.counts.end(exchange)
+            if exchange.door.guard is not None:
+                self._guarded(exchange.door.guard, exchange, now)
             if self._recorder is not None:
                 self._recorder.end(exchange)
             if self._observers:
@@ -412,6 +427,14 @@ class Canary:
                     observe(exchange)
         except Exception as error:  # noqa: BLE001 - the answer is on its way already
             self.troubles.report("accounting", error, "that request is not counted in full")
+
+    def _guarded(self, guard: Guard, exchange: Exchange, now: float) -> None:
+        try:
+            trip = guard.observe(exchange, now)
+            if trip is not None:
+                self._guarding().act(exchange.variant.rollout, trip)
+        except Exception as error:  # noqa: BLE001
+            self.troubles.report("guardrail", error, "that outcome was not watched")
 
     def fell_back(self, exchange: Exchange, failure: Failure) -> None:
         """The canary failed before its first byte, and stable is about to serve the same request."""
@@ -467,6 +490,7 @@ class Canary:
                 return
             if self._pid != -1:
                 self.counts.forked()
+                self._renew_guards()
             try:
                 from . import telemetry
 
@@ -482,6 +506,12 @@ class Canary:
             _running.add(self)
             # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
             self._is_started = "uwsgi" not in sys.modules
+
+    def _renew_guards(self) -> None:
+        """What the parent saw is the parent's, and a thread of its may have held a guard's lock at the fork."""
+        if self._guards is not None:
+            self._guards = None
+            self._hang_doors(self._forced)
 
     def forked(self) -> None:
         """Called in a child process: its next request starts it."""
@@ -630,6 +660,11 @@ class Canary:
     def store(self) -> Store | None:
         """Where the rollouts live; None where they live in this process."""
         return None if self._sharing is None else self._sharing.store
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """This process's side of the store, or None without one."""
+        return self._sharing
 
     @property
     def variants(self) -> Variants:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 FIRST_READ_S: Final = 0.3
 _BEGINNINGS: Final = frozenset({"start", "retry"})
 _LOCAL_FIRST: Final = frozenset({"rollback", "emergency"})
+_WANTED: Final = {"pause": "paused", "hold": "holding"}
+_MOST_OWED: Final = 100
+"""Lines for the audit trail that a process keeps while the store is away; changes are kept in any case."""
 
 
 class _Debt(NamedTuple):
@@ -72,7 +75,7 @@ class Sharing:
 
     def _make_locks(self) -> None:
         # Two, so that a rollback takes effect here while another thread waits for the store.
-        self._serving = threading.Lock()
+        self._serving = threading.RLock()
         self._delivering = threading.Lock()
 
     @property
@@ -144,6 +147,47 @@ class Sharing:
         except (StoreUnavailable, StaleRevision) as error:
             consequence = f"the {debt.verb} is in force here, and will be told when it is back"
             canary.troubles.report("store", error, consequence)
+
+    def owe(
+        self,
+        name: str,
+        verb: str,
+        transition: Callable[[Rollout], Rollout] | None,
+        *,
+        actor: str,
+        reason: str,
+        evidence: Mapping[str, Any],
+    ) -> None:
+        """
+        Change a rollout here and now, and leave it to the follower to tell the store. For the request path: no I/O.
+
+        Args:
+            transition: None changes nothing, and only writes a line in the audit trail.
+        Raises:
+            TransitionRefused: its phase does not allow it; nothing is owed.
+        """
+        canary = self._canary()
+        if canary is None:
+            return
+        said = {**evidence, "worker": "" if self._follower is None else self._follower.worker_id}
+
+        def tell() -> Rollout:
+            if not self.control.knows(name):
+                self.control.register(canary.rollout(name), actor=actor, reason="first seen")
+            elif (theirs := self.control.rollout(name)).is_latched or theirs.phase == _WANTED.get(verb):
+                return theirs  # another worker was first, or a person: one decision, one line
+            if transition is not None:
+                return self.control.change(name, verb, transition, actor=actor, reason=reason, evidence=said)
+            mine = canary.rollout(name)
+            self.store.log(self.control.event(mine, mine, verb, actor, reason, said))
+            return self.control.rollout(name)
+
+        with self._serving:
+            if transition is not None:
+                canary.serve(transition(canary.rollout(name)))
+            elif len(self._owed) >= _MOST_OWED:
+                return
+            self._owed.append(_Debt(name, verb, tell))
 
     def counted(self, name: str) -> tuple[dict[Series, Cell], float]:
         """

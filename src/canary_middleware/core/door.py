@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .exchange import Exchange
+    from .guardrail import Guard
     from .headers import Extra
     from .identity import Source
     from .override import OverrideReader
@@ -77,6 +78,7 @@ class Door:
         "extras",
         "fallback",
         "fallback_methods",
+        "guard",
         "is_retired",
         "override",
         "router",
@@ -108,6 +110,8 @@ class Door:
         self._now = now
         self.complain = complain
         self.end = end
+        self.guard: Guard | None = None
+        """Watches how the requests that it decides end; hung by the Canary."""
         self.always: Assignment | None = None
         self.is_settled = override is not None or router.fixed is not None
         # Most services: a header first, and nothing but the hash to decide. One look instead of a loop over sources.

@@ -104,6 +104,12 @@ class MetricsRecorder:
         if self._instruments is not None and not exchange.is_aborted:
             self._instruments.record_request(exchange, _counted(exchange.method), None)
 
+    def trace_id(self, exchange: Exchange) -> str | None:
+        track = exchange.span
+        span = track.span if isinstance(track, Track) else None
+        context = None if span is None else span.get_span_context()
+        return None if context is None or not context.is_valid else f"{context.trace_id:032x}"
+
 
 class RequestRecorder(MetricsRecorder):
     """Finds or opens the request's server span, and ends what it opened exactly once."""
