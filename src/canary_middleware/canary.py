@@ -199,6 +199,10 @@ class Canary:
         from .core.environment import read_environment
 
         pins = read_environment(plan, self._environ)
+        if any(stage.advance for rollout_plan in plan.rollouts for stage in rollout_plan.stages):
+            from .zones import require_zones
+
+            require_zones(plan)
         for rollout_plan in plan.rollouts:
             if is_shared and rollout_plan.weight_ppm:
                 raise ConfigError(

@@ -116,17 +116,19 @@ def test_several_rollouts_name_their_own_variables() -> None:
 
 
 names = st.from_regex(r"\A[a-z][a-z0-9_.-]{0,8}\Z").filter(lambda name: name not in ("always", "never", "v1"))
-ppm = st.integers(0, 1_000_000)
 durations = st.floats(0.001, 1e7, allow_nan=False).map(lambda s: round(s, 3))
 rates = st.floats(0, 1, allow_nan=False)
 
 
 @st.composite
 def rollouts(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["blake2b", "md5-100"]))
+    # A hundred places know no half percents.
+    ppm = st.integers(0, 1_000_000) if kind == "blake2b" else st.integers(0, 100).map(lambda whole: whole * 10_000)
     fields: dict[str, Any] = {
         "canary": draw(names | st.just({"v2": 62.5, "v3": 37.5})),
         "weight": percent(draw(ppm)),
-        "hash": draw(st.sampled_from(["blake2b", "md5-100"])),
+        "hash": kind,
         "fallback": draw(st.sampled_from(["never", "safe-methods", "idempotent"])),
         "duration": duration_text(draw(durations)),
         "bake": duration_text(draw(durations)),
@@ -150,11 +152,12 @@ def rollouts(draw: st.DrawFn) -> dict[str, Any]:
             st.lists(
                 st.sampled_from(
                     [
-                        {"name": "s", "when": {"identity": ["a", "b"]}, "version": "v1"},
-                        {"name": "s", "when": {"region": ["eu"]}, "weight": 12.5},
-                        {"name": "s", "when": {"attribute": "tier", "in": ["pro"]}, "weight": 0},
+                        {"name": "a", "when": {"identity": ["a", "b"]}, "version": "v1"},
+                        {"name": "b", "when": {"region": ["eu"]}, "weight": percent(draw(ppm))},
+                        {"name": "c", "when": {"attribute": "tier", "in": ["pro"]}, "weight": 0},
                     ]
-                )
+                ),
+                unique_by=lambda segment: segment["name"],
             )
         ),
         "overrides": {"cookie": draw(st.sampled_from(["c", False])), "users": {"v1": draw(st.lists(names))}},
@@ -196,6 +199,21 @@ def test_every_plan_survives_being_written(fields: dict[str, Any], several: bool
         ({"key": [5]}, "key[0] is 5"),
         ({"key": "header:x"}, "must be a list"),
         ({"hash": "sha1"}, "must be one of blake2b, md5-100"),
+        ({"hash": "md5-100", "weight": 12.5}, 'weight is 12.5: must be a whole percentage with hash = "md5-100"'),
+        ({"hash": "md5-100", "stages": [10, 12.5]}, "stages[1].weight is 12.5: must be a whole percentage"),
+        (
+            {"hash": "md5-100", "segments": [{"name": "eu", "when": {"region": ["eu"]}, "weight": 0.5}]},
+            "segments[0].weight is 0.5: must be a whole percentage",
+        ),
+        (
+            {"segments": [{"name": "eu", "when": {"region": [r]}, "weight": 5} for r in ("a", "b")]},
+            "segments[1].name is 'eu': stands twice",
+        ),
+        (
+            {"stages": [{"weight": 5, "advance": "Mon-Thu 9-17"}]},
+            "stages[0].advance = 'Mon-Thu 9-17': must be like \"Mon-Thu 09:00-17:00 Europe/Berlin\"",
+        ),
+        ({"stages": [{"weight": 5, "advance": "Mon-Thu 09:00-25:00"}]}, "is no time of day"),
         ({"fallback": "yes"}, "never, safe-methods, idempotent"),
         ({"duration": 30}, 'a number has no unit: "30s"?'),
         ({"duration": "30"}, "with a unit of"),
@@ -378,6 +396,10 @@ def test_all_problems_come_at_once() -> None:
         ({"rollout": {"a": 5}}, "rollout.a is 5: must be a table"),
         ({"schema": 2, "rollout": {"a": {}}}, "this release reads no other"),
         ({"schema": "1", "rollout": {"a": {}}}, "must be a whole number"),
+        (
+            {"trusted_proxies": ["10.0.0.0/8", "10.0.0.1/8"], "rollout": {"a": {}}},
+            "trusted_proxies[1]: trusted proxy '10.0.0.1/8' is no network: write for example 10.0.0.0/8",
+        ),
         ({"rollout": {"": {}}}, "letters, digits"),
         ({"rollout": {"a": {}}, "anonymous": {"cokie": "x"}}, "did you mean 'cookie'?"),
         ({"rollout": 5}, "must be a table"),

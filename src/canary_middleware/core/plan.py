@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, ca
 from ..errors import ConfigError
 from .bucketing import BUCKETS
 from .endpoints import validate_template
-from .fields import Reader, duration_text, parse_duration, parse_percent, percent
-from .identity import Custom, is_header_name, parse_source
+from .fields import PPM_PER_PERCENT, Reader, duration_text, parse_duration, parse_percent, percent
+from .identity import Client, Custom, is_header_name, parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -310,7 +310,7 @@ def parse(mapping: Mapping[str, Any]) -> Plan:
     if schema != 1:
         reader.problem("schema", schema, "must be 1: this release reads no other")
     store = reader.text("store", None)
-    proxies = reader.texts("trusted_proxies")
+    proxies = _proxies(reader)
     anonymous = reader.table("anonymous", _anonymous) or AnonymousOptions()
     tables = reader.mapping("rollout")
     rollouts = []
@@ -326,6 +326,16 @@ def parse(mapping: Mapping[str, Any]) -> Plan:
     reader.finish()
     reader.raise_problems()
     return Plan(rollouts=tuple(rollouts), store=store, trusted_proxies=proxies, anonymous=anonymous)
+
+
+def _proxies(reader: Reader) -> tuple[str, ...]:
+    found = reader.texts("trusted_proxies")
+    for n, text in enumerate(found):
+        try:
+            Client([text])
+        except ConfigError as error:
+            reader.add(f"trusted_proxies[{n}]: {error}")
+    return found
 
 
 def _whole(plan: object) -> Mapping[str, Any]:  # Any: its values are checked one by one
@@ -371,8 +381,20 @@ def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
         cache_headers=reader.flag("cache_headers", True),
         end_of_life=reader.table("end_of_life", _end_of_life),
     )
+    if plan.hash == "md5-100":
+        _check_whole_percents(reader, plan)
     reader.finish()
     return plan
+
+
+def _check_whole_percents(reader: Reader, plan: RolloutPlan) -> None:
+    """An identity's place is one of a hundred there: 12.5 % would be 13 % without a word."""
+    weights = {"weight": plan.weight_ppm}
+    weights |= {f"stages[{n}].weight": stage.weight_ppm for n, stage in enumerate(plan.stages)}
+    weights |= {f"segments[{n}].weight": segment.weight_ppm or 0 for n, segment in enumerate(plan.segments)}
+    for key, ppm in weights.items():
+        if ppm % PPM_PER_PERCENT:
+            reader.problem(key, percent(ppm), 'must be a whole percentage with hash = "md5-100", which knows no others')
 
 
 def _check_name(reader: Reader, key: str, name: object) -> None:
@@ -459,9 +481,21 @@ def _stage_fields(reader: Reader) -> dict[str, object]:
         "approve": reader.flag("approve", False),
         "shadow": reader.flag("shadow", False),
         "bake_s": reader.duration("bake", None),
-        "advance": reader.text("advance", None),
+        "advance": _advance(reader),
         "criteria": reader.table("criteria", _criteria),
     }
+
+
+def _advance(reader: Reader) -> str | None:
+    text = reader.text("advance", None)
+    if text is not None:
+        from .schedule import parse_window
+
+        try:
+            parse_window(text, reader.path("advance"))
+        except ConfigError as error:
+            reader.add(str(error))
+    return text
 
 
 def _stage_of(fields: Mapping[str, object]) -> Stage:
@@ -586,6 +620,12 @@ def _segments(reader: Reader, versions: Sequence[str]) -> tuple[Segment, ...]:
         segment = _segment(child, versions)
         child.finish()
         if segment is not None:
+            if any(segment.name == other.name for other in segments):
+                reader.problem(
+                    f"segments[{n}].name",
+                    segment.name,
+                    "stands twice: give each its own, by which reports tell them apart",
+                )
             segments.append(segment)
     return tuple(segments)
 
