@@ -12,6 +12,7 @@ from canary_middleware.core import transitions
 from canary_middleware.core.plan import parse
 from canary_middleware.core.records import to_record
 from canary_middleware.core.rollout import Rollout
+from canary_middleware.errors import StaleRevision, StoreUnavailable
 from canary_middleware.follower import BEAT_S, FLUSH_S, MAX_BACKOFF_S, REFRESH_S, Follower
 from canary_middleware.last_known import LastKnownFile
 from tests.support.fake_store import FakeStore
@@ -103,6 +104,27 @@ def test_a_first_process_registers_its_rollout_and_then_serves_what_the_store_ho
     assert process.complaints == []
 
 
+def test_what_was_just_put_there_is_read_back_at_once(store: FakeStore) -> None:
+    process = Process(store)
+    before = process.tick(), process.follower.has_read.is_set()
+    after = process.tick(after_s=0.0), process.follower.has_read.is_set()
+
+    assert (before, after) == ((0.0, False), (REFRESH_S, True))
+    assert process.is_known
+
+
+def test_processes_that_are_in_each_others_way_do_not_spin(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faster(*_: object, **__: object) -> None:
+        raise StaleRevision("another was first")
+
+    monkeypatch.setattr(store, "write", faster)
+    process = Process(store)
+    pauses = [process.tick() for _ in range(10)]
+
+    assert pauses == [0.0] * 4 + [REFRESH_S] * 6
+    assert process.follower.has_read.is_set()
+
+
 def test_a_second_process_adopts_what_is_there(process: Process, store: FakeStore) -> None:
     process.control.change("checkout", "set", to(30), actor="ada")
     other = Process(store)
@@ -147,6 +169,20 @@ def test_a_store_that_came_back_older_is_brought_forward(process: Process, store
 
     assert process.control.rollout("checkout").phase == process.rollouts["checkout"].phase == "rolled_back"
     assert (store.events[-1].verb, store.events[-1].reason) == ("restore", "the store held an older state")
+
+
+def test_a_rollback_that_a_failover_lost_wins_over_what_stands_in_its_place(process: Process, store: FakeStore) -> None:
+    before = to_record(process.control.rollout("checkout"))
+    process.control.change("checkout", "rollback", partial(transitions.roll_back, trigger="errors"), actor="ada")
+    process.tick()
+    store.set_back(before)
+    process.control.change("checkout", "set", to(80), actor="bob")
+    process.tick(2)
+
+    held = process.control.rollout("checkout")
+    assert (held.phase, held.revision) == ("rolled_back", 2)
+    assert process.rollouts["checkout"].phase == "rolled_back"
+    assert store.events[-1].verb == "restore"
 
 
 def test_when_another_process_restores_first_its_state_is_taken(process: Process, store: FakeStore) -> None:
@@ -227,6 +263,29 @@ def test_whatever_goes_wrong_a_round_ends_and_the_next_one_comes(process: Proces
 
     assert process.weight == 300_000
     assert [part for part, _, _ in process.complaints] == ["store"]
+
+
+def test_a_store_that_takes_nothing_is_followed_all_the_same(
+    process: Process, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    with monkeypatch.context() as patched:
+        for name in ("beat", "add_counts", "leave"):
+            patched.setattr(store, name, full)
+        process.counts = [{"n": {"s": 1.0}}]
+        process.owed = ["no number"]
+        pauses = [process.tick(after_s=FLUSH_S)]
+        process.control.change("checkout", "set", to(30), actor="ada")
+        pauses += [process.tick(), process.tick(after_s=FLUSH_S)]
+        served = process.weight
+    process.tick(after_s=FLUSH_S)
+
+    assert (served, pauses) == (300_000, [REFRESH_S] * 3)
+    assert {consequence for _, _, consequence in process.complaints} == {"this worker follows, and is not heard"}
+    assert process.worker().revisions == {"checkout": 1}
+    assert [counts for _, _, _, counts in store.flushes] == [{"n": {"s": 1.0}}]
 
 
 def test_what_is_owed_is_delivered_before_the_state_is_read(process: Process) -> None:
@@ -340,6 +399,20 @@ def test_what_the_store_held_is_on_disk_for_the_next_process(store: FakeStore, t
     assert found is not None
     assert found.saved_s == store.time_s
     assert {name: record["weight_ppm"] for name, record in found.records.items()} == {"checkout": 300_000}
+
+
+def test_a_record_that_cannot_be_read_leaves_the_last_good_one_on_disk(store: FakeStore, tmp_path: Path) -> None:
+    file = LastKnownFile(tmp_path / "last.json")
+    process = Process(store, file)
+    process.tick(2)
+    process.control.change("checkout", "set", to(30), actor="ada")
+    process.tick()
+    store.set_back({**store.records["checkout"], "schema": 99, "weight_ppm": 900_000})
+    process.tick()
+
+    found = file.load()
+    assert found is not None
+    assert [(record["schema"], record["weight_ppm"]) for record in found.records.values()] == [(1, 300_000)]
 
 
 def test_a_disk_that_is_full_is_complained_of_and_nothing_else_changes(store: FakeStore, tmp_path: Path) -> None:

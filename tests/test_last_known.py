@@ -45,7 +45,7 @@ def test_nothing_is_known_where_there_is_no_file(file: LastKnownFile) -> None:
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
-def test_a_save_that_fails_leaves_the_last_state_whole_and_no_litter(
+def test_a_save_that_fails_leaves_nothing_because_what_was_there_may_have_been_rolled_back(
     file: LastKnownFile, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*_: object) -> None:
@@ -57,8 +57,8 @@ def test_a_save_that_fails_leaves_the_last_state_whole_and_no_litter(
         with pytest.raises(OSError, match="No space left"):
             file.save({"checkout": {}}, 2.0)
 
-    assert file.load() == LastKnown(RECORDS, 1.0)
-    assert [path.name for path in file.path.parent.iterdir()] == ["last.json"]
+    assert file.load() is None
+    assert list(file.path.parent.iterdir()) == []
 
 
 def test_the_place_is_taken_only_when_the_whole_file_is_on_disk(

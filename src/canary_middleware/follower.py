@@ -10,13 +10,14 @@ import os
 import random
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from .core.records import Worker, from_record, to_record
 from .errors import CanaryError, StaleRevision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from .control import Control
     from .core.rollout import Rollout
@@ -29,6 +30,7 @@ BEAT_S: Final = 2.0
 """How often a worker says that it lives; after a change it says so at once."""
 FLUSH_S: Final = 1.0
 MAX_BACKOFF_S: Final = 5.0
+_HURRIES: Final = 4
 
 
 class Follower:
@@ -81,6 +83,8 @@ class Follower:
         self._names: frozenset[str] = frozenset()
         self._current_at = clock()
         self._failures = 0
+        self._unsettled = 0
+        self._silent_until = float("-inf")
         self._note = ""
         self._said = ""
         self._next_beat = 0.0
@@ -92,6 +96,10 @@ class Follower:
         """Begin to follow."""
         self._thread = threading.Thread(target=self._run, name="canary-follower", daemon=True)
         self._thread.start()
+
+    def abandon(self) -> None:
+        """End soon, by itself: nobody serves from here any more."""
+        self._stopping.set()
 
     def stop(self, timeout_s: float) -> None:
         """Hand over what is left, say good-bye and end; at most *timeout_s* seconds."""
@@ -113,53 +121,81 @@ class Follower:
         """One round; returns the seconds until the next. Never raises."""
         if self._plan is not None:
             self._plan.look()
+        self._say(self._deliver)
         try:
-            self._deliver()
-            self._read()
-            if self._plan is not None:
-                self._plan.settle(self.worker_id, self._adopt)
-            self._failures = 0
-            self._current_at = self._clock()
-            self._beat()
-            self._flush()
+            is_settled = self._read()
         except Exception as error:  # noqa: BLE001 - the store is away or odd: the last weights stay, and we try again
             self._failures += 1
             self._complain("store", error, "the last known weights stay in force, and nothing advances")
             self.has_read.set()
             backoff: float = min(MAX_BACKOFF_S, REFRESH_S * 2 ** min(self._failures, 10))
             return backoff * (0.5 + self._jitter() / 2)
+        self._failures = 0
+        self._current_at = self._clock()
+        self._say(self._settle, self._beat, self._flush)
+        return self._pause(is_settled)
+
+    def _pause(self, is_settled: bool) -> float:
+        # Our own state has just been put there: read back at once, or the first requests are served as if nothing
+        # were known. A few times only; several processes that start together are in each other's way.
+        self._unsettled = 0 if is_settled else self._unsettled + 1
+        if 0 < self._unsettled <= _HURRIES:
+            return 0.0
+        self.has_read.set()
         return REFRESH_S
+
+    def _say(self, *words: Callable[[], None]) -> None:
+        """
+        What we write, as long as the store takes it.
+
+        Apart from reading: a full disk or a read-only replica takes nothing, and still tells of a rollback.
+        """
+        if self._clock() < self._silent_until:
+            return
+        try:
+            for word in words:
+                word()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._silent_until = self._clock() + FLUSH_S
+            self._complain("store", error, "this worker follows, and is not heard")
+
+    def _settle(self) -> None:
+        if self._plan is not None:
+            self._plan.settle(self.worker_id, self._adopt)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Serve what the store holds. False where it was not as it must be, and has to be read again."""
         local = self._local()
         # A rollout that is new in the plan has yet to be registered, and its state to be read.
         is_known = local.keys() == self._names
         found = self._store.read(self._generation if is_known else None)
         if found is None:
-            return
+            return True
         generation, records = found
         self._note = ""
         adopted: dict[str, Rollout] = {}
-        is_settled = True
+        lost: list[tuple[Rollout, int | None]] = []
         for name, mine in local.items():
             theirs = self._readable(name, records.get(name))
             if theirs is None and name not in records:
-                is_settled = self._restore(mine, None) and is_settled
-            elif theirs is not None and theirs.revision < mine.revision:
+                lost.append((mine, None))
+            elif theirs is not None and _is_behind(theirs, mine):
                 # An older state than one we have served: the store came back from a backup. Forward, never back.
-                is_settled = self._restore(mine, theirs.revision) and is_settled
+                lost.append((mine, theirs.revision))
             elif theirs is not None:
                 adopted[name] = theirs
         if adopted:
             self._adopt(adopted)
             self._next_beat = 0.0
-        self.has_read.set()
-        if is_settled:
-            self._save(records)
-            self._generation = generation
-            self._names = frozenset(local)
+        if lost:
+            self._say(partial(self._put_back, lost))
+            return False  # read again: somebody may have been faster
+        self._save()
+        self._generation = generation
+        self._names = frozenset(local)
+        return True
 
     def _readable(self, name: str, record: Mapping[str, Any] | None) -> Rollout | None:
         if record is None:
@@ -171,25 +207,30 @@ class Follower:
             self._complain(f"state of {name}", error, "the last good state stays in force")
             return None
 
-    def _restore(self, rollout: Rollout, expect: int | None) -> bool:
-        """Put our own state into a store that has none, or an older one. True where the store is as we want it."""
-        if expect is None:
-            reason = "first seen" if rollout.revision == 0 else "the store had lost it"
-            self._control.register(rollout, actor=self.worker_id, reason=reason)
-        else:
-            event = self._control.event(rollout, rollout, "restore", self.worker_id, "the store held an older state")
-            try:
-                self._store.write(to_record(rollout), expect=expect, event=event)
-            except StaleRevision:
-                pass
-        return False  # read again: somebody may have been faster
+    def _put_back(self, lost: Sequence[tuple[Rollout, int | None]]) -> None:
+        """Put our own state into a store that has none, or an older one (*revision*)."""
+        for rollout, revision in lost:
+            if revision is None:
+                reason = "first seen" if rollout.revision == 0 else "the store had lost it"
+                self._control.register(rollout, actor=self.worker_id, reason=reason)
+            else:
+                self._restore(rollout, revision)
 
-    def _save(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+    def _restore(self, mine: Rollout, expect: int) -> None:
+        # Where two histories have the same length, ours must become the longer one.
+        rollout = mine._replace(revision=max(mine.revision, expect + 1))
+        event = self._control.event(mine, rollout, "restore", self.worker_id, "the store held an older state")
+        try:
+            self._store.write(to_record(rollout), expect=expect, event=event)
+        except StaleRevision:
+            pass
+
+    def _save(self) -> None:
         if self._last_known is None:
             return
-        mine = self._local()
         try:
-            self._last_known.save({name: r for name, r in records.items() if name in mine}, self._store.now())
+            # What is served, not what the store holds: a record that cannot be read helps no other process either.
+            self._last_known.keep(self._local().values(), self._store.now())
         except OSError as error:
             self._complain("last-known file", error, "a worker that starts without the store will serve stable")
 
@@ -243,3 +284,11 @@ class Follower:
             self._complain("store", error, "what it has not been told yet is lost, such as the last counts")
         finally:
             self._store.close()
+
+
+def _is_behind(theirs: Rollout, mine: Rollout) -> bool:
+    """Whether the store's state is older than ours, or as old and without the latch that ours has."""
+    if theirs.revision != mine.revision:
+        return theirs.revision < mine.revision
+    # After a failover that lost our rollback another change may stand in its place.
+    return mine.is_latched and not theirs.is_latched

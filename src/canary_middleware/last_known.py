@@ -10,12 +10,17 @@ import json
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .core.records import to_record
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from .core.rollout import Rollout
 
 # No link of somebody else's making is followed, and a pipe that has nobody at its other end is not waited for.
 _OPEN: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -51,8 +56,26 @@ class LastKnownFile:
         folder = Path(directory) if directory else Path(tempfile.gettempdir()) / f"canary-middleware-{os.getuid()}"
         return cls(folder / f"{name}.json")
 
+    def keep(self, rollouts: Iterable[Rollout], now_s: float) -> None:
+        """Save those of *rollouts* of which anything is known. Raises OSError."""
+        self.save({rollout.name: to_record(rollout) for rollout in rollouts if rollout.is_known}, now_s)
+
     def save(self, records: Mapping[str, Mapping[str, Any]], now_s: float) -> None:
-        """Replace what is there. Raises OSError."""
+        """
+        Replace what is there.
+
+        Raises:
+            OSError: it could not be written, and what was there is gone too: it may hold a weight that has been
+                rolled back since.
+        """
+        try:
+            self._replace(records, now_s)
+        except BaseException:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            raise
+
+    def _replace(self, records: Mapping[str, Mapping[str, Any]], now_s: float) -> None:
         folder = self.path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         payload = json.dumps({"saved_s": now_s, "records": records}, separators=(",", ":"), sort_keys=True)
