@@ -112,6 +112,11 @@ def test_defaults_that_only_later_stages_go_by_pause_nothing() -> None:
     assert must_pause(before._replace(stage=1), plan(stages=[own, 50], duration="2h"))
 
 
+@pytest.mark.parametrize("phase", ["idle", "completed", "rolled_back", "locked"])
+def test_where_nothing_is_in_progress_nothing_pauses(phase: str) -> None:
+    assert not must_pause(at_stage(1, phase), edited(salt="other"))
+
+
 def test_without_stages_every_limit_matters() -> None:
     by_hand = rollout(30, state={"phase": "paused", "phase_reason": "manual"})
 

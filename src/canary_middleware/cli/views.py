@@ -13,9 +13,9 @@ from rich.live import Live
 
 from ..core.bucketing import bucket_of
 from ..core.fields import parse_duration, percent
-from ..core.plan import Plan, to_mapping
 from ..core.rollout import Router, Variants, entry_weight
 from ..errors import CanaryError, StoreUnavailable
+from ..export import export_document
 from ..status import event_of, stages_of, status_of
 from .completion import rollout_names
 from .screen import history_table, overview, screen, stages_table
@@ -180,7 +180,7 @@ def export(session: Session, rollout: str | None) -> None:
     problems = []
     for name in names:
         try:
-            documents[name] = _document(session.control.rollout(name))
+            documents[name] = export_document(session.control, session.control.rollout(name))
         except StoreUnavailable:
             raise
         except CanaryError as error:
@@ -188,20 +188,6 @@ def export(session: Session, rollout: str | None) -> None:
     session.answer(documents[names[0]] if len(names) == 1 and not problems else documents)
     if problems:
         fail("; ".join(problems), NEEDS_A_HUMAN)
-
-
-def _document(rollout: Rollout) -> dict[str, Any]:
-    return {
-        **to_mapping(Plan(rollouts=(rollout.plan,))),
-        "state": {
-            "rollout": rollout.name,
-            "revision": rollout.revision,
-            "phase": rollout.phase,
-            "phase_reason": rollout.phase_reason,
-            "weight": percent(rollout.effective_ppm),
-            "stages": stages_of(rollout),
-        },
-    }
 
 
 FIRST: Final = (status,)
