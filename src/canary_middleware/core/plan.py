@@ -611,7 +611,7 @@ def _check_contradictions(reader: Reader, criteria: Criteria, guardrails: Criter
 
 
 def _segments(reader: Reader, versions: Sequence[str]) -> tuple[Segment, ...]:
-    segments = []
+    segments: list[Segment] = []
     for n, item in enumerate(reader.sequence("segments")):
         if not isinstance(item, Mapping):
             reader.problem(f"segments[{n}]", item, "must be a table with name, when, and weight or version")
