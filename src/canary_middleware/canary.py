@@ -25,12 +25,13 @@ from .core.plan import parse
 from .core.ports import BodyNotRead
 from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
 from .counts import Counts
-from .errors import ConfigError, StoreUnavailable, TransitionRefused
+from .errors import ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .troubles import Troubles, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from .control import Control
     from .core.bucketing import Draw
     from .core.environment import Environment
     from .core.exchange import Failure
@@ -671,6 +672,11 @@ class Canary:
         return self._sharing
 
     @property
+    def control(self) -> Control | None:
+        """The rollouts of the store, for whoever steers them; None without one."""
+        return None if self._sharing is None else self._sharing.control
+
+    @property
     def variants(self) -> Variants:
         """The interning table of this process."""
         return self._variants
@@ -718,10 +724,13 @@ class Canary:
         rollout: str | None = None,
         actor: str = "app",
         reason: str = "",
+        expect: int | None = None,
     ) -> Rollout:
         """
         Apply one of ``core.transitions``; the next request sees it, and with a store every worker within a second.
 
+        Args:
+            expect: the revision that the decision was made on; None takes the one in force.
         Raises:
             TransitionRefused: the rollout's phase does not allow it.
             StaleRevision: somebody else changed it first.
@@ -729,9 +738,14 @@ class Canary:
         """
         name = self._slot(rollout).door.router.plan.name
         if self._sharing is not None:
-            return self._sharing.change(name, verb, transition, actor, reason)
+            return self._sharing.change(name, verb, transition, actor, reason, expect)
         with self._changing:
             before = self._slots[name].door.router.rollout
+            if expect not in (None, before.revision):
+                raise StaleRevision(
+                    f"{name!r} was changed: it is at revision {before.revision}, you decided on {expect}. Look at it "
+                    "again, then decide"
+                )
             changed = transition(before)
             self._hang(changed)
             return changed

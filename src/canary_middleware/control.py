@@ -104,9 +104,7 @@ class Control:
             StoreUnavailable: nothing was changed, as far as we know.
         """
         for attempt in range(_ATTEMPTS):
-            current = self.rollout(name)
-            if expect is not None and expect != current.revision and verb not in _INSISTENT:
-                raise StaleRevision(self._who_was_first(name, expect, current))
+            current = self.rollout(name) if verb in _INSISTENT else self.require(name, expect)
             changed = transition(current)
             event = self.event(current, changed, verb, actor, reason, evidence)
             try:
@@ -117,6 +115,13 @@ class Control:
             else:
                 return changed
         raise AssertionError("unreachable")  # pragma: no cover
+
+    def require(self, name: str, expect: int | None) -> Rollout:
+        """The rollout called *name*. Raises StaleRevision, with who and what, where it is not at revision *expect*."""
+        current = self.rollout(name)
+        if expect not in (None, current.revision):
+            raise StaleRevision(self._who_was_first(name, expect, current))
+        return current
 
     def event(
         self,
@@ -139,7 +144,7 @@ class Control:
             evidence=evidence or {},
         )
 
-    def _who_was_first(self, name: str, expect: int, current: Rollout) -> str:
+    def _who_was_first(self, name: str, expect: int | None, current: Rollout) -> str:
         last = next(iter(self.store.history(name, 1)), None)
         by = f" by {last.actor} ({last.verb}{f': {last.reason}' if last.reason else ''})" if last else ""
         return (

@@ -16,6 +16,9 @@ from .stores._windows import place
 from .summary import summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .canary import Canary
     from .control import Control
     from .core.ports import Store
     from .core.records import Event, Worker
@@ -43,8 +46,30 @@ def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: 
     figures = summarise(fleet_series(store, int(now) - window_s), rollout.plan, float(window_s))
     workers = [_worker(worker, rollout, now) for worker in store.workers() if rollout.name in worker.revisions]
     return {
-        "rollout": rollout.name,
+        **_state(rollout, figures),
         "store": store.url,
+        "window_s": window_s,
+        "workers": workers,
+        "events": [event_of(event, now) for event in store.history(rollout.name, events)],
+    }
+
+
+def status_here(canary: Canary, name: str) -> dict[str, Any]:
+    """The same of a Canary without a store: this process is all there is, and it keeps no audit trail."""
+    rollout = canary.rollout(name)
+    figures = canary.metrics_summary(name)
+    return {
+        **_state(rollout, figures),
+        "store": None,
+        "window_s": None,
+        "workers": [],
+        "events": [],
+    }
+
+
+def _state(rollout: Rollout, figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rollout": rollout.name,
         "phase": rollout.phase,
         "phase_reason": rollout.phase_reason,
         "revision": rollout.revision,
@@ -55,9 +80,6 @@ def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: 
         "stages": stages_of(rollout),
         **limits_of(rollout, figures),
         "versions": figures["versions"],
-        "window_s": window_s,
-        "workers": workers,
-        "events": [event_of(event, now) for event in store.history(rollout.name, events)],
     }
 
 

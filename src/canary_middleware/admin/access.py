@@ -1,0 +1,94 @@
+"""
+Who may look, and who may steer: bearer tokens, or whatever the app knows of its users.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    # Any: the WSGI environ, the ASGI scope, or Django's request
+    Authenticator = Callable[[Any], "Principal | None"]
+
+TOKEN_ENV: Final = "CANARY_ADMIN_TOKEN"  # noqa: S105 - the variable's name
+READ_TOKEN_ENV: Final = "CANARY_ADMIN_READ_TOKEN"  # noqa: S105 - the variable's name
+_SHORTEST: Final = 16
+
+
+class Principal(NamedTuple):
+    """
+    Whoever makes a request.
+
+    Attributes:
+        name: for the audit trail.
+        may_write: whether they may change something, or only look.
+        by_browser: whether the browser vouches for them by itself (a cookie): other sites' requests are then refused.
+    """
+
+    name: str
+    may_write: bool = True
+    by_browser: bool = True
+
+
+class Access:
+    """
+    Who may come in.
+
+    Args:
+        token: lets its bearer look and steer; None reads CANARY_ADMIN_TOKEN.
+        read_token: lets its bearer look; None reads CANARY_ADMIN_READ_TOKEN.
+        authenticator: makes a Principal, or None, of the framework's own request; asked where there is no bearer token.
+    Raises:
+        ConfigError: nobody could come in, or a token is too short to be secret.
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        read_token: str | None = None,
+        authenticator: Authenticator | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        given = (
+            (token or environ.get(TOKEN_ENV), Principal("admin-token", by_browser=False)),
+            (read_token or environ.get(READ_TOKEN_ENV), Principal("read-token", may_write=False, by_browser=False)),
+        )
+        self._tokens = tuple((secret.encode(), principal) for secret, principal in given if secret)
+        self._authenticator = authenticator
+        if any(len(secret) < _SHORTEST for secret, _ in self._tokens):
+            raise ConfigError(
+                f"the admin API's token is shorter than {_SHORTEST} characters: make one with "
+                'python -c "import secrets; print(secrets.token_urlsafe())"'
+            )
+        if not self._tokens and authenticator is None:
+            raise ConfigError(
+                f"the admin API would be open to nobody: set {TOKEN_ENV} in the environment, or pass token=… or "
+                "authenticator=…"
+            )
+
+    def who(self, authorization: str | None, native: object) -> Principal | None:
+        """
+        The Principal of a request, or None.
+
+        Args:
+            authorization: the header of that name.
+            native: the framework's own request, for the authenticator.
+        """
+        scheme, _, presented = (authorization or "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._bearer(presented.strip().encode("utf-8", "surrogateescape"))
+        return None if self._authenticator is None else self._authenticator(native)
+
+    def _bearer(self, presented: bytes) -> Principal | None:
+        found = None
+        # Every token is compared, each in constant time: how long it takes says nothing.
+        for secret, principal in self._tokens:
+            if hmac.compare_digest(presented, secret):
+                found = found or principal
+        return found

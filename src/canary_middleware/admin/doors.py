@@ -1,0 +1,154 @@
+"""
+The API behind WSGI and ASGI: as an app of its own, or below a path of a service's middleware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl
+
+from ..errors import ConfigError
+from .access import Access
+from .api import AdminAPI
+from .exchange import MAX_BODY, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..asgi import App as ASGIApp
+    from ..canary import Canary
+    from ..core.ports import Receive, Scope, Send
+    from ..wsgi import App as WSGIApp
+    from ..wsgi import Environ, StartResponse
+    from .access import Authenticator
+
+
+def create_app(
+    canary: Canary,
+    *,
+    token: str | None = None,
+    read_token: str | None = None,
+    authenticator: Authenticator | None = None,
+) -> WSGIApp:
+    """
+    The API as a WSGI app, for mounting by hand.
+
+    Args:
+        token, read_token, authenticator: see ``Access``; the authenticator gets the WSGI environ.
+    Raises:
+        ConfigError: nobody could come in.
+    """
+    api = AdminAPI(canary, Access(token, read_token, authenticator))
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return answer_wsgi(api, environ, start_response, environ.get("PATH_INFO", ""))
+
+    return app
+
+
+def asgi_app(
+    canary: Canary,
+    *,
+    token: str | None = None,
+    read_token: str | None = None,
+    authenticator: Authenticator | None = None,
+) -> ASGIApp:
+    """The same as an ASGI app; the authenticator gets the scope."""
+    api = AdminAPI(canary, Access(token, read_token, authenticator))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await answer_asgi(api, scope, receive, send, local_path(scope))
+
+    return app
+
+
+class Mount:
+    """
+    The API below a path of a service.
+
+    Args:
+        prefix: the path, as ``/admin/canary``.
+    """
+
+    def __init__(self, prefix: str, api: AdminAPI) -> None:
+        self.prefix = prefix.rstrip("/")
+        if not self.prefix.startswith("/"):
+            raise ConfigError(f"admin = {prefix!r}: must be a path below the service's own, such as '/admin/canary'")
+        self._below = f"{self.prefix}/"
+        self.api = api
+
+    def below(self, path: str) -> str | None:
+        """What of *path* is below the mount, beginning with ``/``; None where it is not the mount's."""
+        if path.startswith(self._below):
+            return path[len(self.prefix) :]
+        return "/" if path == self.prefix else None
+
+
+def answer_wsgi(api: AdminAPI, environ: Environ, start_response: StartResponse, path: str) -> Iterable[bytes]:
+    """One WSGI request; *path* is below the mount."""
+
+    def header(name: str) -> str | None:
+        key = name.upper().replace("-", "_")
+        value = environ.get(key if key == "CONTENT_TYPE" else f"HTTP_{key}")
+        return None if value is None else str(value)
+
+    method = environ.get("REQUEST_METHOD", "GET")
+    body = b"" if method in ("GET", "HEAD") else _read(environ)
+    query = _query(environ.get("QUERY_STRING", ""))
+    answer = api.answer(Request(method, path, query, header, body, environ))
+    start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(answer.headers))
+    return [answer.body]
+
+
+def _read(environ: Environ) -> bytes | None:
+    """The body; None where it is too long. Without a length there is none that WSGI promises an end of."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not (length.isascii() and length.isdecimal()):
+        return b""
+    if int(length[:12]) > MAX_BODY:
+        return None
+    return cast("bytes", environ["wsgi.input"].read(int(length)))
+
+
+async def answer_asgi(api: AdminAPI, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+    """One ASGI request; *path* is below the mount. The store is asked in a thread."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+    method = scope["method"]
+    body = b"" if method in ("GET", "HEAD") else await _receive(receive)
+    query = _query(scope.get("query_string", b"").decode("latin-1"))
+    request = Request(method, path, query, headers.get, body, scope)
+    answer = await asyncio.to_thread(api.answer, request)
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _receive(receive: Receive) -> bytes | None:
+    chunks, length = [], 0
+    while length <= MAX_BODY:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b""  # the client has left
+        chunks.append(message.get("body", b""))
+        length += len(chunks[-1])
+        if not message.get("more_body", False):
+            break
+    return None if length > MAX_BODY else b"".join(chunks)
+
+
+def local_path(scope: Mapping[str, Any]) -> str:
+    """The path below the app's mount point."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+
+
+def _query(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True, errors="replace"):
+        found.setdefault(name, value)
+    return found
