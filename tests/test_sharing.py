@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -266,6 +267,38 @@ def test_a_process_that_starts_without_the_store_serves_the_last_weights(
 
     assert request(second) == "weight"
     assert second.assign("u1").is_canary
+
+
+def test_a_rollback_that_the_store_has_not_heard_of_outlives_the_process(
+    make: Callable[..., Canary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    shared = FakeStore("redis://fake")
+    killed = follow(make(shared))
+    killed.set_weight(100)
+    shared.is_away = True
+    killed.roll_back(actor="ada", reason="errors")
+    # As SIGKILL leaves it: nothing is handed over, and what was owed is forgotten.
+    assert killed.sharing is not None
+    killed.sharing._owed.clear()
+    killed.close()
+    heir = make(shared)
+    reason = request(heir)
+    shared.is_away = False
+
+    assert reason == "rolled_back"
+    eventually(lambda: Control(shared).rollout("checkout").phase == "rolled_back")
+
+
+def test_a_canary_that_nobody_holds_stops_following(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = follow(Canary("checkout", key=["header:x-user"], store=store, environ={}))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "canary-follower"]
+    del canary
+    gc.collect()
+
+    thread.join(10)
+    assert not thread.is_alive()
+    assert store.calls[-1] == "close"
 
 
 def test_a_last_state_that_cannot_be_read_means_stable(

@@ -10,6 +10,7 @@ import os
 import random
 import socket
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,6 +86,8 @@ class Follower:
         self._failures = 0
         self._unsettled = 0
         self._silent_until = float("-inf")
+        self._keeping = threading.Lock()
+        self._kept: tuple[Rollout, ...] | None = None
         self._note = ""
         self._said = ""
         self._next_beat = 0.0
@@ -121,7 +124,8 @@ class Follower:
         """One round; returns the seconds until the next. Never raises."""
         if self._plan is not None:
             self._plan.look()
-        self._say(self._deliver)
+        if not self._say(self._deliver):
+            self.keep()
         try:
             is_settled = self._read()
         except Exception as error:  # noqa: BLE001 - the store is away or odd: the last weights stay, and we try again
@@ -144,20 +148,22 @@ class Follower:
         self.has_read.set()
         return REFRESH_S
 
-    def _say(self, *words: Callable[[], None]) -> None:
+    def _say(self, *words: Callable[[], None]) -> bool:
         """
-        What we write, as long as the store takes it.
+        What we write, as long as the store takes it; False where it did not.
 
         Apart from reading: a full disk or a read-only replica takes nothing, and still tells of a rollback.
         """
         if self._clock() < self._silent_until:
-            return
+            return False
         try:
             for word in words:
                 word()
         except Exception as error:  # noqa: BLE001 - as above
             self._silent_until = self._clock() + FLUSH_S
             self._complain("store", error, "this worker follows, and is not heard")
+            return False
+        return True
 
     def _settle(self) -> None:
         if self._plan is not None:
@@ -192,7 +198,7 @@ class Follower:
         if lost:
             self._say(partial(self._put_back, lost))
             return False  # read again: somebody may have been faster
-        self._save()
+        self.keep()
         self._generation = generation
         self._names = frozenset(local)
         return True
@@ -225,14 +231,25 @@ class Follower:
         except StaleRevision:
             pass
 
-    def _save(self) -> None:
+    def keep(self) -> None:
+        """
+        Keep what is served here on disk, for the next process: also a rollback that the store has yet to hear of.
+
+        It, and not what the store holds: a record that cannot be read helps no other process either.
+        """
         if self._last_known is None:
             return
-        try:
-            # What is served, not what the store holds: a record that cannot be read helps no other process either.
-            self._last_known.keep(self._local().values(), self._store.now())
-        except OSError as error:
-            self._complain("last-known file", error, "a worker that starts without the store will serve stable")
+        with self._keeping:
+            served = tuple(rollout for rollout in self._local().values() if rollout.is_known)
+            if not served or served == self._kept:
+                return
+            try:
+                # By this host's clock: the store may be away, and it is read on this host alone.
+                self._last_known.save({rollout.name: to_record(rollout) for rollout in served}, time.time())
+            except OSError as error:
+                self._complain("last-known file", error, "a worker that starts without the store will serve stable")
+            else:
+                self._kept = served
 
     # -- what we say of ourselves -----------------------------------------------------------------------------------
 

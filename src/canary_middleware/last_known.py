@@ -15,12 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .core.records import to_record
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from .core.rollout import Rollout
 
 # No link of somebody else's making is followed, and a pipe that has nobody at its other end is not waited for.
 _OPEN: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -55,10 +51,6 @@ class LastKnownFile:
         name = blake2b("\0".join([url, *sorted(rollouts)]).encode(), digest_size=8).hexdigest()
         folder = Path(directory) if directory else Path(tempfile.gettempdir()) / f"canary-middleware-{os.getuid()}"
         return cls(folder / f"{name}.json")
-
-    def keep(self, rollouts: Iterable[Rollout], now_s: float) -> None:
-        """Save those of *rollouts* of which anything is known. Raises OSError."""
-        self.save({rollout.name: to_record(rollout) for rollout in rollouts if rollout.is_known}, now_s)
 
     def save(self, records: Mapping[str, Mapping[str, Any]], now_s: float) -> None:
         """
