@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import ref
 
@@ -117,7 +118,13 @@ class Sharing:
             self._follower = None
 
     def change(
-        self, name: str, verb: str, transition: Callable[[Rollout], Rollout], actor: str, reason: str
+        self,
+        name: str,
+        verb: str,
+        transition: Callable[[Rollout], Rollout],
+        actor: str,
+        reason: str,
+        expect: int | None = None,
     ) -> Rollout:
         """
         Change a rollout for everybody.
@@ -130,8 +137,10 @@ class Sharing:
         def tell() -> Rollout:
             if not self.control.knows(name):
                 self.control.register(canary.rollout(name), actor=actor, reason="first seen")
-            if verb in _BEGINNINGS:
-                self._keeper.bring(name, actor)
+            if verb not in _BEGINNINGS:
+                return self.control.change(name, verb, transition, actor=actor, reason=reason, expect=expect)
+            self.control.require(name, expect)
+            self._keeper.bring(name, actor)
             return self.control.change(name, verb, transition, actor=actor, reason=reason)
 
         if verb in _LOCAL_FIRST:
@@ -176,12 +185,16 @@ class Sharing:
         said = {**evidence, "worker": "" if self._follower is None else self._follower.worker_id}
 
         def tell() -> Rollout:
+            made = transition
             if not self.control.knows(name):
                 self.control.register(canary.rollout(name), actor=actor, reason="first seen")
-            elif (theirs := self.control.rollout(name)).is_latched or theirs.phase == _WANTED.get(verb):
-                return theirs  # another worker was first, or a person: one decision, one line
-            if transition is not None:
-                return self.control.change(name, verb, transition, actor=actor, reason=reason, evidence=said)
+            elif made is not None:
+                made = partial(_unless_done, verb, made)
+            if made is not None:
+                try:
+                    return self.control.change(name, verb, made, actor=actor, reason=reason, evidence=said)
+                except _Done as done:
+                    return done.rollout
             mine = canary.rollout(name)
             self.store.log(self.control.event(mine, mine, verb, actor, reason, said))
             return self.control.rollout(name)
@@ -273,6 +286,21 @@ class Sharing:
                 self._adopt({name: from_record(record)})
             except CanaryError as error:
                 canary.troubles.report(f"last-known state of {name}", error, "stable serves until the store is read")
+
+
+class _Done(Exception):
+    """What a process wanted is so already."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        super().__init__(rollout.name)
+        self.rollout = rollout
+
+
+def _unless_done(verb: str, transition: Callable[[Rollout], Rollout], rollout: Rollout) -> Rollout:
+    """Of several workers that find the same, the first changes it: one decision, one line in the audit trail."""
+    if rollout.is_latched or rollout.phase == _WANTED.get(verb):
+        raise _Done(rollout)
+    return transition(rollout)
 
 
 def _difference(now: Mapping[Series, Cell], before: Mapping[Series, Cell]) -> dict[Series, Cell]:
