@@ -125,6 +125,11 @@ def rollouts(draw: st.DrawFn) -> dict[str, Any]:
     kind = draw(st.sampled_from(["blake2b", "md5-100"]))
     # A hundred places know no half percents.
     ppm = st.integers(0, 1_000_000) if kind == "blake2b" else st.integers(0, 100).map(lambda whole: whole * 10_000)
+    segments: list[dict[str, Any]] = [
+        {"name": "a", "when": {"identity": ["a", "b"]}, "version": "v1"},
+        {"name": "b", "when": {"region": ["eu"]}, "weight": percent(draw(ppm))},
+        {"name": "c", "when": {"attribute": "tier", "in": ["pro"]}, "weight": 0},
+    ]
     fields: dict[str, Any] = {
         "canary": draw(names | st.just({"v2": 62.5, "v3": 37.5})),
         "weight": percent(draw(ppm)),
@@ -148,18 +153,7 @@ def rollouts(draw: st.DrawFn) -> dict[str, Any]:
             "p99": {"max": duration_text(draw(durations)), "max_ratio": draw(st.floats(1, 10))},
             "min_identities": draw(st.integers(0, 10**6)),
         },
-        "segments": draw(
-            st.lists(
-                st.sampled_from(
-                    [
-                        {"name": "a", "when": {"identity": ["a", "b"]}, "version": "v1"},
-                        {"name": "b", "when": {"region": ["eu"]}, "weight": percent(draw(ppm))},
-                        {"name": "c", "when": {"attribute": "tier", "in": ["pro"]}, "weight": 0},
-                    ]
-                ),
-                unique_by=lambda segment: segment["name"],
-            )
-        ),
+        "segments": draw(st.lists(st.sampled_from(segments), unique_by=lambda segment: str(segment["name"]))),
         "overrides": {"cookie": draw(st.sampled_from(["c", False])), "users": {"v1": draw(st.lists(names))}},
         "end_of_life": {"sunset": "2026-07-01T00:00:00+02:00", "sunset_link": "/s", "deprecation_link": "/d"},
     }
