@@ -20,6 +20,7 @@ from .requests import find_cookie, find_query, is_json, length_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from .admin import Admin, Mount
     from .canary import Canary
     from .core.door import Door
     from .core.endpoints import Match
@@ -196,18 +197,33 @@ class CanaryMiddleware:
         app: the app, or ``apps(v1, v2)``.
         canary: what decides.
         rewrite: version → path prefix, where the versions are prefixes of one app.
+        admin: the path of the admin API, as ``"/admin/canary"``, or an ``admin.Admin``; None leaves it off.
     """
 
-    def __init__(self, app: App, *, canary: Canary, rewrite: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        canary: Canary,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
+    ) -> None:
         self.app = app
         self.canary = canary
         self._rewrite = None if rewrite is None else Rewrite(rewrite, canary.versions())
+        self._admin: Mount | None = None
+        if admin is not None:
+            from .admin import Mount
+
+            self._admin = Mount(admin, canary)
 
     async def __call__(  # noqa: C901 - flat, because it is the path of every request
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kind = scope["type"]
         if kind == "http":
+            if self._admin is not None and await self._admin.asgi(scope, receive, send):
+                return
             talk = _Http(scope, receive, send, self)
             try:
                 exchange = self.canary.begin(talk)  # pyright: ignore[reportArgumentType]

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
+    from .admin import AdminAPI, Mount, Principal
+
 
 class DjangoHead(WsgiHead):
     """A Django request as the decision sees it; ``request.META`` is a WSGI environ in both colours."""
@@ -143,6 +145,7 @@ class CanaryMiddleware:
         self._urlconfs: dict[str, Any] = dict(getattr(settings, "CANARY_URLCONF", None) or {})
         self._rolls_back = any(options.get("ATOMIC_REQUESTS") for options in connections.settings.values())
         self._guarded: dict[Any, Any] = {}
+        self._admin = _admin(self.canary)
         sources = [source for plan in self.canary.plan.rollouts for source in plan.key]
         if getattr(settings, "CANARY_DATABASE", True):
             _time_queries(self.canary)
@@ -152,6 +155,10 @@ class CanaryMiddleware:
     def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self._call_async(request)
+        if self._admin is not None:
+            path = self._admin.below(request.path_info)
+            if path is not None:
+                return _administered(self._admin.api, request, path)
         exchange = self.canary.begin(DjangoHead(request, self.canary))
         if exchange is None:
             return self._uncovered(request)
@@ -165,6 +172,10 @@ class CanaryMiddleware:
         return self._answered(response, exchange)
 
     async def _call_async(self, request: HttpRequest) -> Any:
+        if self._admin is not None:
+            path = self._admin.below(request.path_info)
+            if path is not None:
+                return await sync_to_async(_administered, thread_sensitive=False)(self._admin.api, request, path)
         begin = self.canary.begin
         head = DjangoHead(request, self.canary)
         exchange = await sync_to_async(begin)(head) if self._may_block else begin(head)
@@ -558,6 +569,68 @@ def _time_queries(canary: Canary) -> None:
     connection_created.connect(timer.install, weak=False, dispatch_uid="canary_middleware")
     for connection in connections.all(initialized_only=True):
         timer.install(connection)
+
+
+# -- the admin API ---------------------------------------------------------------------------------------------
+
+
+def _admin(canary: Canary) -> Mount | None:
+    """What ``CANARY_ADMIN`` asks for: a path or an ``admin.Admin``; Django's staff may come in."""
+    wanted = getattr(settings, "CANARY_ADMIN", None)
+    if wanted is None:
+        return None
+    from .admin import Mount
+
+    return Mount(wanted, canary, _staff)
+
+
+def _staff(request: HttpRequest) -> Principal | None:
+    """Staff may look; superusers, and who has the permission ``CANARY_ADMIN_PERMISSION`` names, may steer."""
+    from .admin import Principal
+
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated or not user.is_active or not user.is_staff:
+        return None
+    permission = getattr(settings, "CANARY_ADMIN_PERMISSION", None)
+    may_write = user.is_superuser or (permission is not None and user.has_perm(permission))
+    return Principal(user.get_username(), may_write=bool(may_write))
+
+
+def admin_view(request: HttpRequest, path: str = "", *, canary: Canary | None = None) -> HttpResponse:
+    """
+    The admin API as a view, for mounting it by hand: ``path("canary/<path:path>", admin_view)``.
+
+    Add its paths to ``exclude`` in the plan where a rollout covers them; ``CANARY_ADMIN`` needs none of that.
+    """
+    from .admin import Access, AdminAPI
+
+    api = AdminAPI(get_canary() if canary is None else canary, Access(authenticator=_staff))
+    return _administered(api, request, f"/{path}")
+
+
+# Programs come with a token and no cookie; who comes with a cookie is checked by the API itself.
+admin_view.csrf_exempt = True  # type: ignore[attr-defined]
+
+
+def _administered(api: AdminAPI, request: HttpRequest, path: str) -> HttpResponse:
+    from .admin import Request
+
+    method = request.method or "GET"
+    query = {name: values[0] for name, values in request.GET.lists()}
+    body = b"" if method in ("GET", "HEAD") else _small_body(request)
+    answer = api.answer(Request(method, path, query, request.headers.get, body, request))
+    response = HttpResponse(answer.body, status=answer.status)
+    for name, value in answer.headers:
+        response[name] = value
+    return response
+
+
+def _small_body(request: HttpRequest) -> bytes | None:
+    from .admin import MAX_BODY
+
+    if body_size(request) > MAX_BODY:
+        return None
+    return request.body if body_size(request) >= 0 else b""
 
 
 # -- system checks ---------------------------------------------------------------------------------------------

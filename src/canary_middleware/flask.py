@@ -15,6 +15,7 @@ from .wsgi import CanaryMiddleware, WsgiHead
 if TYPE_CHECKING:
     from flask import Flask
 
+    from .admin import Admin
     from .canary import Canary
     from .core.rollout import Assignment
 
@@ -57,16 +58,21 @@ def _assigned(_: object) -> Assignment:
     return exchange.assignment
 
 
-def init_app(app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = None) -> None:
+def init_app(
+    app: Flask, canary: Canary, *, rewrite: dict[str, str] | None = None, admin: str | Admin | None = None
+) -> None:
     """
     Run *app*'s requests under *canary*; ``flask.g.canary`` is each request's Assignment.
 
     Args:
         rewrite: version → path prefix, where the versions are prefixes of one app.
+        admin: the path of the admin API, as ``"/admin/canary"``, or an ``admin.Admin``; None leaves it off.
     """
     if "canary" in app.extensions:
         raise ConfigError(f"{app!r} runs under a Canary already: call init_app once, with a plan of several rollouts")
-    app.wsgi_app = _Middleware(app.wsgi_app, canary=canary, rewrite=rewrite, owner=app)  # type: ignore[method-assign]
+    app.wsgi_app = _Middleware(  # type: ignore[method-assign]
+        app.wsgi_app, canary=canary, rewrite=rewrite, owner=app, admin=admin
+    )
     # A property, so that requests that never look at g.canary do not pay for it.
     base = app.app_ctx_globals_class
     app.app_ctx_globals_class = cast("Any", type("_Globals", (base,), {"canary": property(_assigned)}))

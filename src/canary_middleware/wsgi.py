@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
+    from .admin import Admin, Mount
     from .canary import Canary
     from .core.door import Door
     from .core.endpoints import Match
@@ -268,20 +269,36 @@ class CanaryMiddleware:
         app: the app, or ``apps(v1, v2)``.
         canary: what decides.
         rewrite: version → path prefix, where the versions are prefixes of one app.
+        admin: the path of the admin API, as ``"/admin/canary"``, or an ``admin.Admin``; None leaves it off.
     """
 
     head: type[WsgiHead] = WsgiHead
     """How requests are read; a framework's adapter knows its users and sessions."""
 
     def __init__(
-        self, app: App, *, canary: Canary, rewrite: dict[str, str] | None = None, owner: object = None
+        self,
+        app: App,
+        *,
+        canary: Canary,
+        rewrite: dict[str, str] | None = None,
+        owner: object = None,
+        admin: str | Admin | None = None,
     ) -> None:
         self.app = app
         self.canary = canary
         self.owner = app if owner is None else owner
         self._rewrite = None if rewrite is None else Rewrite(rewrite, canary.versions())
+        self._admin: Mount | None = None
+        if admin is not None:
+            from .admin import Mount
+
+            self._admin = Mount(admin, canary)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if self._admin is not None:
+            answer = self._admin.wsgi(environ, start_response)
+            if answer is not None:
+                return answer
         canary = self.canary
         exchange = canary.begin(self.head(environ, canary, self.owner))
         if exchange is None:

@@ -10,6 +10,18 @@ from __future__ import annotations
 
 from .access import Access, Authenticator, Principal
 from .api import AdminAPI
-from .doors import asgi_app, create_app
+from .doors import Admin, Mount, asgi_app, create_app
+from .exchange import MAX_BODY, Request
 
-__all__ = ["Access", "AdminAPI", "Authenticator", "Principal", "asgi_app", "create_app"]
+__all__ = [
+    "MAX_BODY",
+    "Access",
+    "Admin",
+    "AdminAPI",
+    "Authenticator",
+    "Mount",
+    "Principal",
+    "Request",
+    "asgi_app",
+    "create_app",
+]

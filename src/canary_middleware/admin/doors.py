@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 from ..errors import ConfigError
@@ -65,26 +65,62 @@ def asgi_app(
     return app
 
 
+class Admin(NamedTuple):
+    """
+    What a middleware's ``admin=`` says where a path alone is not enough.
+
+    Attributes:
+        path: where the API stands, as ``/admin/canary``.
+        token, read_token, authenticator: see ``Access``.
+    """
+
+    path: str
+    token: str | None = None
+    read_token: str | None = None
+    authenticator: Authenticator | None = None
+
+
 class Mount:
     """
     The API below a path of a service.
 
     Args:
-        prefix: the path, as ``/admin/canary``.
+        admin: the path, or more.
+        canary: what is looked at and steered.
+        authenticator: the framework's own, where *admin* names none.
+    Raises:
+        ConfigError: *admin* is no path, or nobody could come in.
     """
 
-    def __init__(self, prefix: str, api: AdminAPI) -> None:
-        self.prefix = prefix.rstrip("/")
-        if not self.prefix.startswith("/"):
-            raise ConfigError(f"admin = {prefix!r}: must be a path below the service's own, such as '/admin/canary'")
-        self._below = f"{self.prefix}/"
-        self.api = api
+    def __init__(self, admin: str | Admin, canary: Canary, authenticator: Authenticator | None = None) -> None:
+        wanted = Admin(admin) if isinstance(admin, str) else admin
+        self._prefix = wanted.path.rstrip("/")
+        if not self._prefix.startswith("/"):
+            raise ConfigError(
+                f"admin = {wanted.path!r}: must be a path below the service's own, such as '/admin/canary'"
+            )
+        self._below = f"{self._prefix}/"
+        access = Access(wanted.token, wanted.read_token, wanted.authenticator or authenticator)
+        self.api = AdminAPI(canary, access)
 
     def below(self, path: str) -> str | None:
         """What of *path* is below the mount, beginning with ``/``; None where it is not the mount's."""
         if path.startswith(self._below):
-            return path[len(self.prefix) :]
-        return "/" if path == self.prefix else None
+            return path[len(self._prefix) :]
+        return "/" if path == self._prefix else None
+
+    def wsgi(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+        """The API's answer; None for a request that is not its own."""
+        path = self.below(environ.get("PATH_INFO", ""))
+        return None if path is None else answer_wsgi(self.api, environ, start_response, path)
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request of the API's; False for one that is not its own."""
+        path = self.below(local_path(scope))
+        if path is None:
+            return False
+        await answer_asgi(self.api, scope, receive, send, path)
+        return True
 
 
 def answer_wsgi(api: AdminAPI, environ: Environ, start_response: StartResponse, path: str) -> Iterable[bytes]:
