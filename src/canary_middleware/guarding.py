@@ -75,7 +75,13 @@ class Guards:
 
     def _trace_id(self, exchange: Exchange) -> str | None:
         recorder = self._canary.recorder
-        return None if recorder is None else recorder.trace_id(exchange)
+        if recorder is None:
+            return None
+        try:
+            return recorder.trace_id(exchange)
+        except Exception as error:  # noqa: BLE001 - a rollback must not depend on telemetry
+            self._canary.troubles.report("telemetry", error, "a guardrail's evidence names no trace")
+            return None
 
     def act(self, name: str, trip: Trip) -> None:
         """Do what *trip*, of the rollout called *name*, asks for: in force here when this returns."""

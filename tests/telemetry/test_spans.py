@@ -32,8 +32,10 @@ from starlette.routing import Route
 
 from canary_middleware import current, telemetry
 from canary_middleware.asgi import CanaryMiddleware
+from canary_middleware.core.exchange import Exchange
 from canary_middleware.telemetry import names
 from canary_middleware.telemetry.logs import OtlpHandler
+from canary_middleware.telemetry.recording import MetricsRecorder
 from canary_middleware.wsgi import CanaryMiddleware as WsgiCanary
 from tests.telemetry.drive import call, canary, http_scope, middleware, plain, request
 
@@ -122,6 +124,22 @@ def test_only_failures_of_the_server_are_errors(spans: Spans, path: str, status:
     span = spans.one()
     assert span.status.status_code is status
     assert attributes(span).get(names.ERROR_TYPE) == error
+
+
+@pytest.mark.parametrize(("server_span", "known"), [("auto", True), ("never", False)])
+def test_the_trace_of_a_request_that_has_ended_is_known(spans: Spans, server_span: Any, known: bool) -> None:
+    app = middleware(weight=0, telemetry={"server_span": server_span})
+    ended: list[Exchange] = []
+    app.canary.observe(ended.append)
+    request(app, traceparent=PARENT)
+
+    recorder = app.canary.recorder
+    assert recorder is not None
+    assert recorder.trace_id(ended[0]) == (TRACE if known else None)
+
+
+def test_without_spans_no_trace_is_known() -> None:
+    assert MetricsRecorder(None).trace_id(Exchange("GET")) is None
 
 
 def test_an_unknown_method_is_no_label(spans: Spans) -> None:
