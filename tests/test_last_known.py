@@ -33,6 +33,15 @@ def test_what_was_saved_is_loaded_with_its_time(file: LastKnownFile) -> None:
     assert [path.name for path in file.path.parent.iterdir()] == ["last.json"]
 
 
+def test_the_order_of_what_was_saved_is_kept(file: LastKnownFile) -> None:
+    """Which of several canaries somebody gets depends on it."""
+    file.save({"checkout": {"canary": {"v3": 50, "v2": 50}}}, 1.0)
+    found = file.load()
+
+    assert found is not None
+    assert list(found.records["checkout"]["canary"]) == ["v3", "v2"]
+
+
 def test_only_the_user_can_read_it(file: LastKnownFile) -> None:
     file.save(RECORDS, 1.0)
 

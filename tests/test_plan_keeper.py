@@ -16,6 +16,7 @@ from canary_middleware.errors import StoreUnavailable, TransitionRefused
 from canary_middleware.follower import REFRESH_S, Follower
 from canary_middleware.plan_keeper import PlanKeeper
 from canary_middleware.plan_watch import Edits
+from tests.core.heads import Head
 from tests.support.fake_store import FakeStore
 
 if TYPE_CHECKING:
@@ -413,6 +414,27 @@ def test_a_rollout_of_a_new_file_is_registered_and_one_taken_out_keeps_its_state
     worker.tick().edit(ONE)
     assert worker.canary.assign("u1", rollout="checkout").version == "v2"
     assert worker.note.count("checkout") == 0
+
+
+def test_the_last_state_is_kept_for_a_process_that_starts_with_the_edited_plan(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY_STATE_DIR", str(tmp_path / "state"))
+    fleet.store.url = "redis://fake"
+    worker = fleet.boot(ONE)
+    fleet.change("set", lambda r: transitions.set_weight(r, 1_000_000))
+    worker.tick().edit(ONE + text("second", endpoints='["GET /new"]'))
+    file = worker.sharing._last_known
+    assert file is not None
+    worker.follower._last_known = file
+    worker.tick().edit(ONE + text("second", endpoints='["GET /new"]', salt='"x"'))
+    fleet.store.is_away = True
+    fresh = Canary.load(worker.source, store=fleet.store, environ={})
+    fresh.begin(Head())
+
+    assert fresh.is_canary("u1", rollout="checkout")
+    assert fresh.rollout("second").plan.salt == "x"
+    fresh.close()
 
 
 def first_half(request: object) -> str:

@@ -299,6 +299,8 @@ class Canary:
                 is_enabled = self.is_declared(rollout.name) and pin.enabled is not False
                 if rollout.enabled != is_enabled:
                     self._hang(rollout._replace(enabled=is_enabled))
+            if self._sharing is not None:
+                self._sharing.renamed()
             return {name: old for name, old in before.items() if self._declared.get(name, old) != old}
 
     def _notes_on(self, written: Plan, plan: Plan) -> Iterator[str]:

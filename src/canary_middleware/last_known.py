@@ -70,7 +70,8 @@ class LastKnownFile:
     def _replace(self, records: Mapping[str, Mapping[str, Any]], now_s: float) -> None:
         folder = self.path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        payload = json.dumps({"saved_s": now_s, "records": records}, separators=(",", ":"), sort_keys=True)
+        # Not sorted: the order of several canaries decides who gets which.
+        payload = json.dumps({"saved_s": now_s, "records": records}, separators=(",", ":"))
         text = json.dumps({"checksum": _checksum(payload), "payload": payload})
         # A name of our own, so that two workers never write into one file.
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".last-known-")

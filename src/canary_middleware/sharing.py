@@ -24,6 +24,7 @@ from .status import began_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from .canary import Canary
     from .core.ports import Store
@@ -68,11 +69,18 @@ class Sharing:
         self._flushed: dict[Series, Cell] = {}
         self._owed: list[_Debt] = []
         self._make_locks()
-        self._last_known = (
-            None
-            if store.url.startswith("memory:")
-            else LastKnownFile.beside(store.url, [rollout.name for rollout in canary.rollouts()])
-        )
+        self._last_known = None if store.url.startswith("memory:") else LastKnownFile(self._place(canary))
+
+    def _place(self, canary: Canary) -> Path:
+        """Where the next process with this plan looks for the last state."""
+        names = [rollout.name for rollout in canary.rollouts() if canary.is_declared(rollout.name)]
+        return LastKnownFile.beside(self.store.url, names).path
+
+    def renamed(self) -> None:
+        """The plan names other rollouts now."""
+        canary = self._canary()
+        if canary is not None and self._last_known is not None:
+            self._last_known.path = self._place(canary)
 
     def _make_locks(self) -> None:
         # Two, so that a rollback takes effect here while another thread waits for the store.
