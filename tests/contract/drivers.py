@@ -7,7 +7,7 @@ from __future__ import annotations
 import types
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from canary_middleware import Canary, handlers
 from canary_middleware import asgi as canary_asgi
@@ -15,6 +15,9 @@ from canary_middleware import wsgi as canary_wsgi
 
 from .behaviour import Answer, Behaviour, Call, Reply
 from .clients import asgi_request, wsgi_request
+
+if TYPE_CHECKING:
+    from canary_middleware.admin import Admin
 
 Versions = Mapping[str, Behaviour]
 """``v1`` and ``v2`` (and more) → what they do."""
@@ -37,11 +40,17 @@ class Driver(Protocol):
     """Whether a failing view reaches the server as an exception (bare apps, Starlette) or as a 500."""
 
     def serve(
-        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self,
+        canary: Canary | None,
+        versions: Versions,
+        *,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
     ) -> AbstractContextManager[Client]:
         """
         An app with one catch-all route, dispatched by ``handlers``; with *rewrite*, by path prefix: the version whose
-        prefix the path has at last is the one that answers. Without a *canary*: what ``v1`` is alone, without us.
+        prefix the path has at last is the one that answers. Without a *canary*: what ``v1`` is alone, without us. With
+        *admin* the admin API stands there.
         """
         ...
 
@@ -88,7 +97,12 @@ class Wsgi:
 
     @contextmanager
     def serve(
-        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self,
+        canary: Canary | None,
+        versions: Versions,
+        *,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
     ) -> Iterator[Client]:
         if rewrite is not None:
             app = _wsgi_view(_pick_by_prefix(rewrite, versions))
@@ -96,7 +110,9 @@ class Wsgi:
             views = {name: _wsgi_view(behaviour) for name, behaviour in versions.items()}
             stable = views.pop("v1")
             app = stable if canary is None else canary_wsgi.apps(stable, **views)
-        wrapped = app if canary is None else canary_wsgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite)
+        wrapped = (
+            app if canary is None else canary_wsgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite, admin=admin)
+        )
         yield lambda *args, **kwargs: wsgi_request(wrapped, *args, **kwargs)
 
 
@@ -133,7 +149,12 @@ class Asgi:
 
     @contextmanager
     def serve(
-        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self,
+        canary: Canary | None,
+        versions: Versions,
+        *,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
     ) -> Iterator[Client]:
         if rewrite is not None:
             app = _asgi_view(_pick_by_prefix(rewrite, versions))
@@ -141,7 +162,9 @@ class Asgi:
             views = {name: _asgi_view(behaviour) for name, behaviour in versions.items()}
             stable = views.pop("v1")
             app = stable if canary is None else canary_asgi.apps(stable, **views)
-        wrapped = app if canary is None else canary_asgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite)
+        wrapped = (
+            app if canary is None else canary_asgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite, admin=admin)
+        )
         yield lambda *args, **kwargs: asgi_request(wrapped, *args, **kwargs)
 
 
@@ -155,7 +178,12 @@ class Flask:
 
     @contextmanager
     def serve(
-        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self,
+        canary: Canary | None,
+        versions: Versions,
+        *,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
     ) -> Iterator[Client]:
         import flask
         from werkzeug.datastructures import Headers
@@ -179,7 +207,7 @@ class Flask:
         app.add_url_rule("/", "root", view, methods=methods, provide_automatic_options=False)
         app.add_url_rule("/<path:rest>", "rest", view, methods=methods, provide_automatic_options=False)
         if canary is not None:
-            init_app(app, canary, rewrite=rewrite)
+            init_app(app, canary, rewrite=rewrite, admin=admin)
         yield lambda *args, **kwargs: wsgi_request(app, *args, **kwargs)
 
 
@@ -193,7 +221,12 @@ class FastApi:
 
     @contextmanager
     def serve(
-        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self,
+        canary: Canary | None,
+        versions: Versions,
+        *,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
     ) -> Iterator[Client]:
         import fastapi
         from fastapi.responses import Response, StreamingResponse
@@ -225,7 +258,7 @@ class FastApi:
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
         app.add_api_route("/{rest:path}", view, methods=methods)
         if canary is not None:
-            app.add_middleware(CanaryMiddleware, canary=canary, rewrite=rewrite)
+            app.add_middleware(CanaryMiddleware, canary=canary, rewrite=rewrite, admin=admin)
         yield lambda *args, **kwargs: asgi_request(app, *args, **kwargs)
 
 
@@ -265,7 +298,12 @@ class _Django:
 
     @contextmanager
     def serve(
-        self, canary: Canary | None, versions: Versions, *, rewrite: dict[str, str] | None = None
+        self,
+        canary: Canary | None,
+        versions: Versions,
+        *,
+        rewrite: dict[str, str] | None = None,
+        admin: str | Admin | None = None,
     ) -> Iterator[Client]:
         configure_django()
         from django.test import override_settings
@@ -278,7 +316,8 @@ class _Django:
         middleware = ["django.contrib.sessions.middleware.SessionMiddleware"]
         if canary is not None:
             middleware.append("canary_middleware.django.CanaryMiddleware")
-        with override_settings(CANARY=canary, CANARY_REWRITE=rewrite, ROOT_URLCONF=urls, MIDDLEWARE=middleware):
+        names = {"CANARY": canary, "CANARY_REWRITE": rewrite, "CANARY_ADMIN": admin}
+        with override_settings(**names, ROOT_URLCONF=urls, MIDDLEWARE=middleware):
             yield self._client()
 
 

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    # Any: the WSGI environ, the ASGI scope, or Django's request
-    Authenticator = Callable[[Any], "Principal | None"]
+    from collections.abc import Mapping
 
 TOKEN_ENV: Final = "CANARY_ADMIN_TOKEN"  # noqa: S105 - the variable's name
 READ_TOKEN_ENV: Final = "CANARY_ADMIN_READ_TOKEN"  # noqa: S105 - the variable's name
@@ -34,6 +32,11 @@ class Principal(NamedTuple):
     name: str
     may_write: bool = True
     by_browser: bool = True
+
+
+# Any: the WSGI environ, the ASGI scope, or Django's request
+Authenticator = Callable[[Any], Principal | None]
+"""Makes a Principal of the framework's own request, or None for somebody who may not come in."""
 
 
 class Access:
