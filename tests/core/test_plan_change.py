@@ -226,6 +226,29 @@ def test_a_fingerprint_is_of_what_the_authors_wrote() -> None:
     assert fingerprint(plan(canary={"v2": 50, "v3": 50})) != fingerprint(plan(canary={"v3": 50, "v2": 50}))
 
 
+def test_a_key_that_says_what_is_so_anyway_makes_no_other_plan() -> None:
+    assert fingerprint(plan(fallback="safe-methods", hash="blake2b")) == fingerprint(plan())
+    assert len({fingerprint(plan(**fields)) for fields in DIFFERENT}) == len(DIFFERENT)
+
+
+DIFFERENT: list[dict[str, Any]] = [
+    {},
+    {"salt": "a"},
+    {"hash": "md5-100"},
+    {"stable": "v0"},
+    {"stages": [10]},
+    {"stages": [10, 20]},
+    {"stages": [{"weight": 10, "approve": True}]},
+    {"key": ["user"]},
+    {"key": [len]},
+    {"enabled": False},
+    {"weight": 1},
+    {"duration": "1m"},
+    {"guardrails": {"error_rate": {"max": 0.1}}},
+    {"criteria": {"error_rate": {"max": 0.1}}},
+]
+
+
 def test_changed_keys_are_named_as_in_the_file() -> None:
     before = plan(key=["header:x"], stages=[10, 50], duration="1h")
     after = plan(
