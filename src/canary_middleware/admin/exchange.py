@@ -78,8 +78,10 @@ class Problem(Exception):
 
 
 def ok(data: object) -> Answer:
-    """*data*, which JSON can hold, as an answer."""
-    return _answer(200, data, "application/json", ())
+    """*data*, which JSON can hold, as an answer: 200, or 202 where a change is not in force everywhere."""
+    results = data if isinstance(data, list) else [data]
+    is_partly = any(isinstance(result, dict) and result.get("problem") for result in results)
+    return _answer(202 if is_partly else 200, data, "application/json", ())
 
 
 def _answer(status: int, data: object, kind: str, headers: tuple[tuple[str, str], ...]) -> Answer:

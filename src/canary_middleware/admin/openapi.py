@@ -110,7 +110,10 @@ def _verb(path: str, verb: Verb) -> dict[str, Any]:
         "operationId": path.strip("/"),
         "summary": _summary(verb.carry_out),
         "requestBody": {"required": bool(required), "content": {"application/json": {"schema": schema}}},
-        "responses": _responses({**_ERRORS, **_VERB_ERRORS}),
+        "responses": {
+            **_responses({**_ERRORS, **_VERB_ERRORS}),
+            "202": {"description": "in force in the answering worker, and owed to a store that is away"},
+        },
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..acknowledged import wait_for_workers
 from ..core import transitions
 from ..core.fields import percent
+from ..errors import StoreUnavailable
 from .exchange import Problem
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Order:
         before = self.canary.rollout(name)
         expect = self.revision if self.revision >= 0 else None
         after = self.canary.change(verb, transition, rollout=name, actor=self.actor, reason=self.reason, expect=expect)
+        workers, problem = self._workers(after)
         return {
             "rollout": name,
             "revision": after.revision,
@@ -63,21 +65,27 @@ class Order:
             "phase_reason": after.phase_reason,
             "before": percent(before.effective_ppm),
             "weight": percent(after.effective_ppm),
-            "workers": self._workers(after),
+            "workers": workers,
+            "problem": problem,
         }
 
-    def _workers(self, after: Rollout) -> dict[str, Any] | None:
+    def _workers(self, after: Rollout) -> tuple[dict[str, Any] | None, str | None]:
+        """Who serves it, and what is wrong."""
         store = self.canary.store
         if store is None:
-            return None
-        found = wait_for_workers(store, after.name, after.revision, timeout_s=min(self.wait_s, _LONGEST_WAIT_S))
+            return None, None
+        try:
+            found = wait_for_workers(store, after.name, after.revision, timeout_s=min(self.wait_s, _LONGEST_WAIT_S))
+        except StoreUnavailable as error:
+            # What needs the store was refused before; a rollback does not, and is owed to it.
+            return None, f"in force in this worker, and told to the others when the store is back: {error}"
         return {
             "served": found.served,
             "missing": found.missing,
             "silent": found.silent,
             "pinned": found.pinned,
             "seconds": round(found.seconds, 3),
-        }
+        }, None
 
 
 def set_(order: Order) -> Any:

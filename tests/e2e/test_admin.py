@@ -1,0 +1,122 @@
+"""The admin API through real servers: a change is everywhere, the figures are the fleet's, none of it is counted."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from canary_middleware.core.bucketing import bucket
+from tests.support import servers
+from tests.support.client import Client
+from tests.support.redis_server import RedisServer
+from tests.support.wait import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+APPS = "tests.e2e.apps.administered"
+TOKEN = "a-token-of-some-length"
+USERS = [f"user-{n}" for n in range(100)]
+SERVERS: dict[str, Callable[..., Any]] = {
+    "gunicorn": lambda **o: servers.gunicorn(f"{APPS}:wsgi_app", workers=2, **o),
+    "gunicorn-preload": lambda **o: servers.gunicorn(f"{APPS}:wsgi_app", workers=2, preload=True, **o),
+    "uvicorn": lambda **o: servers.uvicorn(f"{APPS}:asgi_app", workers=2, **o),
+    "uvicorn-fastapi": lambda **o: servers.uvicorn(f"{APPS}:fastapi_app", workers=2, **o),
+    "flask": lambda **o: servers.flask_dev(f"{APPS}:flask_app", **o),
+    "django": lambda **o: servers.django_dev(f"{APPS}_django", **o),
+}
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with RedisServer() as server:
+        yield server.url
+
+
+class Steward:
+    """Whoever steers the service under test."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, target: str) -> Any:
+        with Client(self.url) as client:
+            answer = client.get(f"/admin/canary{target}", authorization=f"Bearer {TOKEN}")
+        assert answer.status == 200, answer.text
+        return answer.json()
+
+    def post(self, target: str, **body: Any) -> tuple[int, Any]:
+        with Client(self.url) as client:
+            data, given = json.dumps(body).encode(), {"content-type": "application/json"}
+            given["authorization"] = f"Bearer {TOKEN}"
+            answer = client.request("POST", f"/admin/canary{target}", headers=given, body=data)
+        return answer.status, answer.json()
+
+
+def versions(url: str) -> dict[str, str]:
+    """Every user's version, each on a connection of its own, so that every worker is asked."""
+    found = {}
+    for user in USERS:
+        with Client(url) as client:
+            found[user] = client.get("/", x_user_id=user).text
+    return found
+
+
+def expected(weight: float) -> dict[str, str]:
+    return {user: "v2" if bucket(user, salt="checkout") < weight * 10_000 else "v1" for user in USERS}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_change_over_http_is_in_force_in_every_worker(name: str, kind: str, redis_url: str, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/canary.db" if kind == "sqlite" else f"{redis_url}?prefix={name}"
+    env = {"CANARY_STORE": store, "CANARY_ADMIN_TOKEN": TOKEN, "CANARY_STATE_DIR": str(tmp_path)}
+    with SERVERS[name](env=env) as server:
+        steward = Steward(server.url)
+        assert set(versions(server.url).values()) == {"v1"}
+
+        for verb, body, weight in (("/start", {}, 10), ("/set", {"weight": 60}, 60), ("/rollback", {}, 0)):
+            revision = steward.get("/status")["revision"]
+            status, changed = steward.post(verb, revision=revision, wait=5, reason="by test", **body)
+            assert (status, changed["weight"]) == (200, weight)
+            assert changed["workers"]["served"]
+            assert changed["workers"]["missing"] == []
+            assert versions(server.url) == expected(weight)
+
+        assert [row["verb"] for row in steward.get("/history?limit=3")] == ["rollback", "set", "start"]
+        assert steward.post("/set", revision=0, weight=100)[0] == 409
+        # Four rounds of all users, whichever worker answers; and none of the steward's own requests.
+        counted = lambda: steward.get("/metrics")["comparison"]["traffic_split"]  # noqa: E731 - a question
+        eventually(lambda: counted()["legacy_requests"] + counted()["canary_requests"] == 4 * len(USERS))
+
+
+@pytest.mark.parametrize("name", ["uvicorn-fastapi", "django"])
+def test_mounted_by_hand_it_answers_too(name: str, tmp_path: Path) -> None:
+    env = {"CANARY_STORE": f"sqlite:///{tmp_path}/canary.db", "CANARY_ADMIN_TOKEN": TOKEN}
+    with SERVERS[name](env=env) as server, Client(server.url) as client:
+        answer = client.get("/by-hand/status", authorization=f"Bearer {TOKEN}")
+        refused = client.get("/by-hand/status")
+
+    assert (answer.status, refused.status) == (200, 401)
+    assert answer.json()["rollout"] == "checkout"
+
+
+def test_a_store_that_is_away_is_said_so_and_a_rollback_is_in_force_all_the_same(tmp_path: Path) -> None:
+    with RedisServer() as redis:
+        env = {"CANARY_STORE": redis.url, "CANARY_ADMIN_TOKEN": TOKEN, "CANARY_STATE_DIR": str(tmp_path)}
+        with servers.uvicorn(f"{APPS}:asgi_app", env=env) as server:
+            versions(server.url)
+            steward = Steward(server.url)
+            steward.post("/set", weight=100, revision=0, wait=5)
+            redis.stop()
+
+            refused, problem = steward.post("/set", weight=50, revision=1)
+            stopped, state = steward.post("/rollback", reason="no time to wait")
+
+            assert (refused, problem["title"]) == (503, "Store unavailable")
+            assert (stopped, state["weight"]) == (202, 0)
+            assert "in force in this worker" in state["problem"]
+            assert set(versions(server.url).values()) == {"v1"}
