@@ -18,3 +18,11 @@ if TYPE_CHECKING:
 def whole(effort: Effort) -> Timings:
     """One request through ``CanaryMiddleware``, and through the least that a timing middleware can be."""
     return compare(asgi(CanaryMiddleware(asgi_app, canary=canary())), asgi(PassThrough(asgi_app)), effort)
+
+
+def guarded(effort: Effort) -> Timings:
+    """One request through ``CanaryMiddleware`` with guardrails in its plan, and with none."""
+    watched = canary({"error_rate": {"max": 0.05}, "p95": {"max": "2s"}, "availability": {"min": 0.99}})
+    return compare(
+        asgi(CanaryMiddleware(asgi_app, canary=watched)), asgi(CanaryMiddleware(asgi_app, canary=canary())), effort
+    )

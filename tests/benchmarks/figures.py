@@ -69,6 +69,13 @@ FIGURES: Final = (
         target=3.5,
     ),
     Figure(
+        name="asgi-guarded",
+        title="ASGI, whole path, watched by three guardrails",
+        peer="the same without guardrails",
+        subject="asgi_path:guarded",
+        target=1.10,
+    ),
+    Figure(
         name="asgi-metrics",
         title="ASGI, metrics only",
         peer=_CONTRIB_ASGI,

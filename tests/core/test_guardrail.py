@@ -172,15 +172,17 @@ def test_what_stable_served_for_want_of_a_handler_says_nothing_of_the_canary() -
     assert feed(guard(), [unserved() for _ in range(20)]) == []
 
 
-def test_odd_but_good_outcomes_count_as_good() -> None:
-    def cookie() -> Exchange:
+@pytest.mark.parametrize("odd", ["new_id", "release", "missed", "answered_at"])
+def test_odd_but_good_outcomes_count_as_good(odd: str) -> None:
+    def good() -> Exchange:
         exchange = ended()
-        exchange.new_id = "x"
+        setattr(exchange, odd, None)
         return exchange
 
     watching = guard({"error_rate": {"max": 0.05}})
-    outcomes = [ended(status=500), ended(status=500), *(cookie() for _ in range(20)), ended(status=500)]
+    outcomes = [ended(status=500), ended(status=500), *(good() for _ in range(20)), ended(status=500)]
     assert feed(watching, outcomes) == []
+    assert watching._sides["v2"].draw() == 24
 
 
 def test_each_canary_is_watched_by_itself() -> None:

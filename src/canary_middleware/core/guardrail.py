@@ -39,6 +39,8 @@ _SHARED_WITHIN_S: Final = 30.0
 _SHARED_RATIO: Final = 3.0
 _KEPT: Final = 10  # outcomes that an audit line can hold and a person can read
 _UNWATCHED: Final[frozenset[Reason]] = frozenset({"override", "forced"})
+# What an ordinary outcome may have on it; canaries that may fall back all have a recording to give back.
+_INNOCENT: Final = frozenset({"release", "new_id"})
 _AWAY: Final = frozenset({502, 503, 504})
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.05, "p99": 0.01}
 
@@ -296,7 +298,8 @@ class Guard:
         Returns:
             what is to be done now, or None. A rollback is asked for once; pause, warn and hold once per episode.
         """
-        if outcome.odd is None and outcome.status < 500 and outcome.duration <= self._slow_s:
+        odd = outcome.odd
+        if outcome.status < 500 and outcome.duration <= self._slow_s and (odd is None or odd.keys() <= _INNOCENT):
             try:
                 self._draws[outcome.variant]()
             except KeyError:
