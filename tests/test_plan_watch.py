@@ -220,6 +220,19 @@ def test_a_weight_that_the_environment_pins_is_not_moved_by_an_edit(path: Path) 
     assert canary.rollout().effective_ppm == 300_000
 
 
+@pytest.mark.parametrize("variable", [("API_V2_TRAFFIC_PERCENTAGE", "100"), ("USE_LEGACY_API_V1", "false")])
+def test_what_the_environment_pins_of_one_canary_is_not_said_of_the_next(path: Path, variable: tuple[str, str]) -> None:
+    watched = Watched(path, environ=dict([variable]))
+    assert watched.canary.version_for("u1") == "v2"
+
+    canary = watched.edit(text('stable = "v2"\ncanary = "v3"\n'))
+
+    assert canary.version_for("u1") == "v2"
+    assert watched.problem == "what the environment pins of checkout was said of other versions: restart to pin"
+    assert canary.set_weight(0).pinned_ppm is None
+    assert canary.version_for("u1") == "v2"
+
+
 def test_versions_do_not_change_under_way_and_change_once_that_is_over(watched: Watched) -> None:
     watched.canary.start()
     canary = watched.edit(text(BASE + 'canary = "v3"\n'))

@@ -22,6 +22,7 @@ from .core.exchange import Exchange, Uncovered
 from .core.identity import Anonymous, Client, JsonField, Unreadable
 from .core.override import OverrideReader, sign
 from .core.plan import parse
+from .core.plan_change import versions_of
 from .core.ports import BodyNotRead
 from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
 from .counts import Counts
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from .core.bucketing import Draw
     from .core.environment import Environment
     from .core.exchange import Failure
+    from .core.guardrail import Guard
     from .core.identity import Source
     from .core.plan import EnvironmentNames, Plan, RolloutFields, RolloutPlan
+    from .core.plan_change import Versions
     from .core.ports import Recorder, RequestHead, Store
     from .counts import Cell, Series
     from .guarding import Guards
@@ -176,6 +179,7 @@ class Canary:
         self._declared: dict[str, RolloutPlan] = {}
         self._last_declared: dict[str, RolloutPlan] = {}
         self._pins: dict[str, Environment] = {}
+        self._pinned_for: dict[str, Versions] = {}
         self._env: dict[str, EnvironmentNames] = {}
         self._plan_notes: tuple[str, ...] = ()
         self._watch: PlanWatch | None = None
@@ -226,6 +230,7 @@ class Canary:
 
             declared = fingerprint(plan)
         self._pins[plan.name] = pin
+        self._pinned_for[plan.name] = versions_of(plan)
         self._env[plan.name] = plan.env
         return Rollout(
             plan=plan,
@@ -265,7 +270,12 @@ class Canary:
     def plan_problem(self) -> str | None:
         """What is wrong with the plan file, or why it is not the plan in force; None where all is well."""
         owner = self._watch if self._sharing is None else self._sharing
+        void = [rollout.name for rollout in self.rollouts() if self._is_pin_void(rollout)]
         problems = [*self._plan_notes, *(() if owner is None else owner.edits.problems())]
+        if void:
+            problems.append(
+                f"what the environment pins of {', '.join(void)} was said of other versions: restart to pin"
+            )
         return "; ".join(problems) or None
 
     def declared(self, name: str) -> RolloutPlan:
@@ -424,24 +434,23 @@ class Canary:
             # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
             exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
             self.counts.end(exchange)
-            guard = exchange.door.guard
-            if guard is not None:
-                try:
-                    trip = guard.observe(exchange, now)
-                    if trip is not None:
-                        self._guarding().act(exchange.variant.rollout, trip)
-                except Exception as error:  # noqa: BLE001 - the rest of the accounting must go on
-                    self.troubles.report("guardrail", error, "that outcome was not watched")
+            if exchange.door.guard is not None:
+                self._guarded(exchange.door.guard, exchange, now)
             if self._recorder is not None:
                 self._recorder.end(exchange)
             if self._observers:
-                self._show(exchange)
+                for observe in self._observers:
+                    observe(exchange)
         except Exception as error:  # noqa: BLE001 - the answer is on its way already
             self.troubles.report("accounting", error, "that request is not counted in full")
 
-    def _show(self, exchange: Exchange) -> None:
-        for observe in self._observers:
-            observe(exchange)
+    def _guarded(self, guard: Guard, exchange: Exchange, now: float) -> None:
+        try:
+            trip = guard.observe(exchange, now)
+            if trip is not None:
+                self._guarding().act(exchange.variant.rollout, trip)
+        except Exception as error:  # noqa: BLE001
+            self.troubles.report("guardrail", error, "that outcome was not watched")
 
     def fell_back(self, exchange: Exchange, failure: Failure) -> None:
         """The canary failed before its first byte, and stable is about to serve the same request."""
@@ -695,15 +704,25 @@ class Canary:
                 return
             mine = slot.door.router.rollout
             plan = rollout.plan._replace(key=self._key(rollout), env=self._env[rollout.name])
-            changed = rollout._replace(
-                plan=plan,
-                pinned_ppm=mine.pinned_ppm,
-                enabled=mine.enabled,
-                stable_enabled=mine.stable_enabled,
-                is_known=True,
-            )
+            changed = self._pinned(rollout._replace(plan=plan, enabled=mine.enabled, is_known=True))
             if changed != mine:
                 self._hang(changed)
+
+    def _pinned(self, rollout: Rollout) -> Rollout:
+        """
+        *rollout* with what the environment said at start of its weight and its stable version.
+
+        Nothing, where it has other versions since: "everybody on the canary" was said of another canary.
+        """
+        pin = self._pins[rollout.name]
+        if self._is_pin_void(rollout):
+            return rollout._replace(pinned_ppm=None, stable_enabled=True)
+        return rollout._replace(pinned_ppm=pin.weight_ppm, stable_enabled=pin.stable_enabled is not False)
+
+    def _is_pin_void(self, rollout: Rollout) -> bool:
+        pin = self._pins[rollout.name]
+        is_pinned = pin.weight_ppm is not None or pin.stable_enabled is False
+        return is_pinned and versions_of(rollout.plan) != self._pinned_for[rollout.name]
 
     def _key(self, rollout: Rollout) -> tuple[Source, ...]:
         """
@@ -748,7 +767,7 @@ class Canary:
                     f"{name!r} was changed: it is at revision {before.revision}, you decided on {expect}. Look at it "
                     "again, then decide"
                 )
-            changed = transition(before)
+            changed = self._pinned(transition(before))
             self._hang(changed)
             return changed
 

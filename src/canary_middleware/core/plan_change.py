@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .plan import Criteria, Stage
     from .rollout import Phase, Rollout
 
+Versions = tuple[str, frozenset[str]]
+
 IN_PROGRESS: Final[frozenset[Phase]] = frozenset({"progressing", "holding", "paused", "baking"})
 SAMPLE: Final = 10_000
 """Identities in an estimate: a share is then known to within one point, 19 times out of 20."""
@@ -44,6 +46,11 @@ def fingerprint(plan: RolloutPlan) -> str:
 def _written(plan: RolloutPlan) -> dict[str, Any]:
     table: dict[str, Any] = to_mapping(Plan(rollouts=(plan,)))["rollout"][plan.name]
     return table
+
+
+def versions_of(plan: RolloutPlan) -> Versions:
+    """The names between which users move: the stable version's, and the canaries'."""
+    return plan.stable, frozenset(name for name, _ in plan.canaries)
 
 
 def declared_by(rollout: Rollout) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TransitionRefused
 from .endpoints import validate_template
-from .plan_change import IN_PROGRESS, declared_by, fingerprint, must_pause
+from .plan_change import IN_PROGRESS, declared_by, fingerprint, must_pause, versions_of
 
 if TYPE_CHECKING:
     from .plan import RolloutPlan
@@ -239,20 +239,16 @@ def change_plan(rollout: Rollout, plan: RolloutPlan, declared: str = "") -> Roll
         # What the plan says is served until somebody steers.
         is_steered = rollout.weight_ppm != rollout.plan.weight_ppm
         return changed if is_steered else changed._replace(weight_ppm=plan.weight_ppm)
-    if _versions(plan) != _versions(rollout.plan):
+    if versions_of(plan) != versions_of(rollout.plan):
         return _with_other_versions(rollout, changed)
     if rollout.phase not in IN_PROGRESS:
         return _clamped(changed)
     return _placed(rollout, changed, is_paused=must_pause(rollout, plan))
 
 
-def _versions(plan: RolloutPlan) -> tuple[str, frozenset[str]]:
-    return plan.stable, frozenset(name for name, _ in plan.canaries)
-
-
 def _with_other_versions(before: Rollout, after: Rollout) -> Rollout:
     """Nobody may find themselves on another version because a file was edited."""
-    stable, canaries = _versions(before.plan)
+    stable, canaries = versions_of(before.plan)
     if before.phase in IN_PROGRESS:
         raise _refuse(before, "change the versions of", "Roll it back or let it complete first.")
     if before.phase == "completed":
