@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from .core.bucketing import Draw
     from .core.environment import Environment
     from .core.exchange import Failure
-    from .core.guardrail import Guard
     from .core.identity import Source
     from .core.plan import EnvironmentNames, Plan, RolloutFields, RolloutPlan
     from .core.plan_change import Versions
@@ -434,23 +433,24 @@ class Canary:
             # A clock handed in by somebody else may jump or give NaN; a duration is never negative.
             exchange.duration = elapsed if 0.0 <= elapsed < 1e9 else 0.0
             self.counts.end(exchange)
-            if exchange.door.guard is not None:
-                self._guarded(exchange.door.guard, exchange, now)
+            guard = exchange.door.guard
+            if guard is not None:
+                try:
+                    trip = guard.observe(exchange, now)
+                    if trip is not None:
+                        self._guarding().act(exchange.variant.rollout, trip)
+                except Exception as error:  # noqa: BLE001 - the rest of the accounting must go on
+                    self.troubles.report("guardrail", error, "that outcome was not watched")
             if self._recorder is not None:
                 self._recorder.end(exchange)
             if self._observers:
-                for observe in self._observers:
-                    observe(exchange)
+                self._show(exchange)
         except Exception as error:  # noqa: BLE001 - the answer is on its way already
             self.troubles.report("accounting", error, "that request is not counted in full")
 
-    def _guarded(self, guard: Guard, exchange: Exchange, now: float) -> None:
-        try:
-            trip = guard.observe(exchange, now)
-            if trip is not None:
-                self._guarding().act(exchange.variant.rollout, trip)
-        except Exception as error:  # noqa: BLE001
-            self.troubles.report("guardrail", error, "that outcome was not watched")
+    def _show(self, exchange: Exchange) -> None:
+        for observe in self._observers:
+            observe(exchange)
 
     def fell_back(self, exchange: Exchange, failure: Failure) -> None:
         """The canary failed before its first byte, and stable is about to serve the same request."""
