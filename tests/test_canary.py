@@ -744,7 +744,7 @@ def test_a_process_is_started_once_however_many_requests_come_first(monkeypatch:
         return pid
 
     threads = [threading.Thread(target=lambda: begin(served).finish()) for _ in range(2)]
-    with served._changing:
+    with served._starting:
         monkeypatch.setattr(os, "getpid", getpid)
         for thread in threads:
             thread.start()

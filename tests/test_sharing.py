@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -73,6 +74,44 @@ def test_until_the_store_has_been_read_everybody_gets_stable(make: Callable[...,
     assert request(canary) == "unknown"
     store.is_away = False
     eventually(lambda: request(canary) != "unknown")
+
+
+def test_the_first_requests_of_a_process_are_served_by_what_the_store_holds(make: Callable[..., Canary]) -> None:
+    follow(make()).set_weight(100)
+    canary = make()
+    with ThreadPoolExecutor(4) as pool:
+        reasons = list(pool.map(lambda n: request(canary, f"u{n}"), range(20)))
+
+    assert set(reasons) == {"weight"}
+
+
+def test_a_process_may_start_in_the_middle_of_a_change(
+    make: Callable[..., Canary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    canary = make(FakeStore("redis://fake"))
+    sharing, is_starting = canary.sharing, threading.Event()
+    assert sharing is not None
+
+    def remember(_: Canary) -> None:
+        is_starting.set()
+        sharing._adopt({})
+
+    monkeypatch.setattr(sharing, "_remember", remember)
+
+    def change() -> None:
+        with sharing._serving:
+            threads[0].start()
+            is_starting.wait(10)
+            canary.serve(canary.rollout()._replace(weight_ppm=10_000))
+
+    threads = [threading.Thread(target=lambda: request(canary), daemon=True)]
+    threads.append(threading.Thread(target=change, daemon=True))
+    threads[1].start()
+    threads[1].join(10)
+    threads[0].join(10)
+
+    assert [thread.is_alive() for thread in threads] == [False, False]
 
 
 def test_a_weight_set_in_one_reaches_the_other(make: Callable[..., Canary]) -> None:

@@ -166,7 +166,7 @@ class Canary:
         self._observers: tuple[Callable[[Exchange], None], ...] = ()
         self._variants = Variants()
         self._draws: dict[tuple[str, str], Draw] = {}
-        self._changing = threading.RLock()
+        self._make_locks()
         self._pid = -1
         self._is_started = False
         self._since = clock()
@@ -501,38 +501,50 @@ class Canary:
         pid = os.getpid()
         if self._pid == pid:
             return
-        with self._changing:
+        with self._starting:
             if self._pid == pid:
                 return
-            if self._pid != -1:
-                self.counts.forked()
-                self._renew_guards()
             try:
-                from . import telemetry
-
-                self._recorder = telemetry.recorder(self, **self._telemetry_options)
-            except Exception as error:  # noqa: BLE001
-                self._recorder = None
-                self.troubles.report("telemetry", error, "this process sends no telemetry of its own")
-            self._pid = pid
-            if self._sharing is not None:
-                self._sharing.start()
-            if self._watch is not None:
-                self._watch.start()
+                self._start_parts()
+            finally:
+                # Last: until then other threads wait too, or they would serve before the state is known.
+                self._pid = pid
             _running.add(self)
             # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
             self._is_started = "uwsgi" not in sys.modules
 
+    def _start_parts(self) -> None:
+        if self._pid != -1:
+            self.counts.forked()
+            self._renew_guards()
+        try:
+            from . import telemetry
+
+            self._recorder = telemetry.recorder(self, **self._telemetry_options)
+        except Exception as error:  # noqa: BLE001
+            self._recorder = None
+            self.troubles.report("telemetry", error, "this process sends no telemetry of its own")
+        if self._sharing is not None:
+            self._sharing.start()
+        if self._watch is not None:
+            self._watch.start()
+
     def _renew_guards(self) -> None:
         """What the parent saw is the parent's, and a thread of its may have held a guard's lock at the fork."""
         if self._guards is not None:
-            self._guards = None
-            self._hang_doors(self._forced)
+            with self._changing:
+                self._guards = None
+                self._hang_doors(self._forced)
 
     def forked(self) -> None:
         """Called in a child process: its next request starts it."""
         self._is_started = False
-        # Another thread of the parent may have held the parent's lock at the fork.
+        # Another thread of the parent may have held the parent's locks at the fork.
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        # Two: whoever starts waits for the follower, which changes what is served. Never taken in the other order.
+        self._starting = threading.RLock()
         self._changing = threading.RLock()
 
     def close(self, timeout_s: float = 5.0) -> None:
