@@ -17,7 +17,7 @@ THRESHOLD = 1000.0
 
 
 def wager(limit: float) -> Wager:
-    return Wager(limit, most=2 * THRESHOLD)
+    return Wager(limit, most=THRESHOLD)
 
 
 def played(limit: float, outcomes: tuple[bool, ...]) -> Wager:
@@ -103,10 +103,10 @@ def test_a_breach_after_any_number_of_good_outcomes_is_found_within_a_few(good: 
     assert bad <= most
 
 
-@pytest.mark.parametrize(("share", "most"), [(0.1, 800), (0.2, 120), (0.5, 25)])
+@pytest.mark.parametrize(("share", "most"), [(0.07, 4_000), (0.1, 800), (0.2, 130), (0.5, 25)])
 def test_a_partial_breach_after_a_good_start_is_found(share: float, most: int) -> None:
     needed = []
-    for seed in range(101):
+    for seed in range(51):
         draw = random.Random(seed)
         made, number = wager(0.05), 500
         while made.evidence < THRESHOLD:
@@ -115,7 +115,7 @@ def test_a_partial_breach_after_a_good_start_is_found(share: float, most: int) -
                 made.bad(number)
         needed.append(number - 500)
 
-    assert sorted(needed)[50] <= most
+    assert sorted(needed)[25] <= most
 
 
 def test_evidence_wanes_as_soon_as_good_outcomes_come_however_long_the_breach_was() -> None:
@@ -124,8 +124,9 @@ def test_evidence_wanes_as_soon_as_good_outcomes_come_however_long_the_breach_wa
         made.bad(number)
     evidence = made.evidence
 
-    assert THRESHOLD < evidence <= 4 * 2 * THRESHOLD + 1
-    assert made.quiet(10_101) < THRESHOLD / 20
+    assert THRESHOLD < evidence <= 5 * THRESHOLD + 1
+    assert made.quiet(10_031) < THRESHOLD
+    assert made.quiet(10_251) < 20
 
 
 def test_what_is_forgotten_speaks_no_more_and_new_evidence_still_counts() -> None:

@@ -158,7 +158,7 @@ class _ShareWatch(_Watch):
 
     def __init__(self, limit: Criterion, share: float, is_bad: Callable[[Exchange], bool]) -> None:
         super().__init__(limit, is_bad)
-        self._wager = Wager(share, most=2 / ALPHA)
+        self._wager = Wager(share, most=1 / ALPHA)
 
     def _still_fires(self, seen: _Seen) -> bool:
         return self._wager.quiet(seen.number) >= _WEAK_EVIDENCE

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-# From the limit to everything, evenly in proportion: a limit of 5 % bets on 11, 22, 47 and 94 %. The last is not
-# 100 %, where a single success would lose everything.
-_EXPONENTS: Final = (0.75, 0.5, 0.25, 0.02)
+# From the limit to everything, evenly in proportion: a limit of 5 % bets on 7, 11, 22, 47 and 94 %. The last is not
+# 100 %, where a single success would lose everything; five shares of the stake let three failures of three still win.
+_EXPONENTS: Final = (0.9, 0.75, 0.5, 0.25, 0.02)
 # A regression may start late. So a quarter of the stake is kept back, and brought in bit by bit (Shiryaev-Roberts with
 # a released prior): after n outcomes 1 - 0.25 (1 + n/500)^-1/2 of it is in play.
 _RESERVE: Final = 0.25
