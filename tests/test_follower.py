@@ -11,7 +11,7 @@ import pytest
 from canary_middleware.control import Control
 from canary_middleware.core import transitions
 from canary_middleware.core.plan import parse
-from canary_middleware.core.records import to_record
+from canary_middleware.core.records import from_record, to_record
 from canary_middleware.core.rollout import Rollout
 from canary_middleware.errors import StaleRevision, StoreUnavailable
 from canary_middleware.follower import BEAT_S, FLUSH_S, MAX_BACKOFF_S, REFRESH_S, Follower
@@ -149,6 +149,27 @@ def test_what_has_not_changed_is_adopted_once(process: Process, store: FakeStore
     process.tick(10)
 
     assert process.rollouts["checkout"].phase_reason == "mine"
+
+
+def test_of_many_rollouts_only_those_that_changed_are_read_anew(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(store)
+    process.rollouts.clear()
+    process.rollouts.update({n: Rollout(plan=PLAN._replace(name=n), is_known=False) for n in ("a", "b", "c")})
+    process.tick(2)
+    read: list[str] = []
+
+    def reading(record: Mapping[str, Any]) -> Rollout:
+        read.append(record["name"])
+        return from_record(record)
+
+    monkeypatch.setattr("canary_middleware.follower.from_record", reading)
+    process.control.change("b", "set", to(30), actor="ada")
+    process.tick()
+
+    assert read == ["b"]
+    assert [rollout.weight_ppm for rollout in process.rollouts.values()] == [0, 300_000, 0]
 
 
 def test_a_store_that_lost_everything_gets_it_back(process: Process, store: FakeStore) -> None:
@@ -296,7 +317,9 @@ def test_what_is_owed_is_delivered_before_the_state_is_read(process: Process) ->
     assert process.weight == 700_000
 
 
-@pytest.mark.parametrize("damage", [{"schema": 99}, {"schema": None}, {"plan": None}, {"plan": {"stable": 7}}])
+@pytest.mark.parametrize(
+    "damage", [{"schema": 99}, {"schema": None}, {"plan": None}, {"plan": {"stable": 7}}, {"weight_ppm": "90"}]
+)
 def test_a_state_that_cannot_be_read_leaves_the_last_good_one_and_says_so(
     process: Process, store: FakeStore, damage: dict[str, Any]
 ) -> None:

@@ -77,6 +77,30 @@ def test_a_record_of_a_newer_release_is_refused(schema: object) -> None:
         from_record({**to_record(rollout(5)), "schema": schema})
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"weight_ppm": "30"},
+        {"weight_ppm": None},
+        {"weight_ppm": 2_000_000},
+        {"weight_ppm": -1},
+        {"weight_ppm": 0.5},
+        {"weight_ppm": True},
+        {"phase": "ramping"},
+        {"phase": ["progressing"]},
+        {"resume_to": "ramping"},
+        {"stage": "1"},
+        {"stage": -2},
+        {"revision": "7"},
+        {"revision": -1},
+        {"approved": None},
+    ],
+)
+def test_a_record_with_a_value_that_none_can_have_is_damaged(damage: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"damaged.*{next(iter(damage))} is "):
+        from_record({**to_record(rollout(5)), **damage})
+
+
 @pytest.mark.parametrize("missing", ["plan", "name", "weight_ppm", "phase", "revision"])
 def test_a_damaged_record_is_named_as_such(missing: str) -> None:
     record = to_record(rollout(5))

@@ -5,13 +5,14 @@ What a store holds, as plain data: rollouts, events, workers. Versioned: an old 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from ..errors import ConfigError
+from .bucketing import BUCKETS
 from .identity import Unreadable, parse_source
 from .plan import Plan, parse, to_mapping
 from .plan_change import declared_by
-from .rollout import Rollout
+from .rollout import Phase, Rollout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 """Version of the records below. A higher one is refused, and the last good state stays in force."""
+
+
+_PHASES: Final[tuple[str, ...]] = get_args(Phase)
 
 
 class NewerSchema(ConfigError):
@@ -118,13 +122,13 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
         plan = parse({"schema": 1, "rollout": {record["name"]: fields}}).rollouts[0]
         return Rollout(
             plan=plan,
-            weight_ppm=record["weight_ppm"],
-            phase=record["phase"],
-            phase_reason=record["phase_reason"],
-            stage=record["stage"],
-            revision=record["revision"],
-            resume_to=record["resume_to"],
-            approved=record.get("approved", -1),
+            weight_ppm=_number(record, "weight_ppm", 0, BUCKETS),
+            phase=_one_of(record, "phase", _PHASES),
+            phase_reason=str(record["phase_reason"]),
+            stage=_number(record, "stage", -1),
+            revision=_number(record, "revision", 0),
+            resume_to=_one_of(record, "resume_to", (None, *_PHASES)),
+            approved=_number({"approved": -1, **record}, "approved", -1),
             declared=record.get("declared", ""),
             superseded=tuple(record.get("superseded", ())),
         )
@@ -132,6 +136,20 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
         raise ConfigError(
             f"the state of a rollout is damaged ({error!r}): restore it, or start the plan anew"
         ) from error
+
+
+def _number(record: Mapping[str, Any], key: str, lowest: int, highest: int | None = None) -> int:
+    value: int = record[key]
+    # Somebody's edit by hand must not reach a router: "30" is no weight, and 2,000,000 ppm would be everybody.
+    if type(value) is not int or value < lowest or (highest is not None and value > highest):
+        raise TypeError(f"{key} is {value!r}")
+    return value
+
+
+def _one_of(record: Mapping[str, Any], key: str, known: tuple[str | None, ...]) -> Any:  # Any: Phase, or None
+    if record[key] not in known:
+        raise TypeError(f"{key} is {record[key]!r}")
+    return record[key]
 
 
 def _source(spec: str) -> Source:
