@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -14,7 +15,7 @@ from canary_middleware.control import Control
 from canary_middleware.core import transitions
 from canary_middleware.core.guardrail import Guard
 from canary_middleware.core.plan import parse
-from canary_middleware.sharing import _MOST_OWED
+from canary_middleware.sharing import _MOST_OWED, Sharing
 from tests.core.heads import Head
 from tests.support.fake_store import FakeStore
 from tests.support.wait import eventually
@@ -40,10 +41,14 @@ def make(store: FakeStore) -> Iterator[Callable[..., Canary]]:
 
     def make(action: str = "rollback", **fields: Any) -> Canary:
         guardrails = {"error_rate": {"max": 0.05, "action": action}}
-        canary = Canary(
-            "checkout",
-            **{"key": ["header:x-user"], "store": store, "environ": {}, "guardrails": guardrails, **fields},
-        )
+        given: dict[str, Any] = {
+            "key": ["header:x-user"],
+            "store": store,
+            "environ": {},
+            "guardrails": guardrails,
+            **fields,
+        }
+        canary = Canary("checkout", **given)
         made.append(canary)
         if not made[1:]:
             canary.start() if fields.get("stages") else canary.set_weight(100)
@@ -220,10 +225,25 @@ def test_warnings_are_kept_in_bounds_while_the_store_is_away(make: Callable[...,
     assert len(told(store, "warn")) == _MOST_OWED
 
 
+def test_a_canary_that_is_gone_owes_nothing(store: FakeStore) -> None:
+    sharing = Sharing(Canary("checkout", environ={}), store)
+    gc.collect()
+    sharing.owe("checkout", "warn", None, actor="guardrail", reason="x", evidence={})
+
+    assert sharing._owed == []
+
+
 def local(**fields: Any) -> Canary:
-    return Canary(
-        "checkout", **{"key": ["header:x-user"], "environ": {}, "weight": 100, "guardrails": LIMITS, **fields}
-    )
+    given: dict[str, Any] = {"key": ["header:x-user"], "environ": {}, "weight": 100, "guardrails": LIMITS, **fields}
+    return Canary("checkout", **given)
+
+
+def test_without_a_store_a_warning_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    canary = local(guardrails={"error_rate": {"max": 0.05, "action": "warn"}})
+
+    assert break_it(canary, 20) == ["v2"] * 20
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert canary.internal_errors() == {}
 
 
 def test_without_a_store_a_trip_is_logged_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
@@ -276,7 +296,7 @@ def test_a_fork_begins_with_nothing_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_each_rollout_has_a_guard_of_its_own() -> None:
-    key = {"key": ["header:x-user"], "weight": 100}
+    key: dict[str, Any] = {"key": ["header:x-user"], "weight": 100}
     canary = Canary.load(
         {
             "rollout": {
