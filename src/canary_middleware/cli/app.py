@@ -14,6 +14,7 @@ import click
 
 from . import changes, views
 from .completion import completion
+from .smoke import test
 
 _ALIASES: Final = {"abort": "rollback", "promote": "next"}
 
@@ -55,5 +56,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _command in (*views.FIRST, *changes.ALL, *views.LATER, completion):
+for _command in (*views.FIRST, *changes.ALL, *views.LATER, test, completion):
     main.add_command(_command)

@@ -1,0 +1,179 @@
+"""
+Questions to a running service, its store and its collector; each answer is a line for a person. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..core.override import sign
+from ..core.records import Lease
+from ..errors import ConfigError, LeaseLost
+from ..status import SILENT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ..control import Control
+    from ..core.plan import RolloutPlan
+    from ..core.rollout import Rollout
+
+_OVERRIDE_S: Final = 60
+_NOTES: Final = "canary-test"
+
+
+class Finding(NamedTuple):
+    """One line: INFO, SUCCESS, WARNING or ERROR; what was looked at; what came of it."""
+
+    level: str
+    subject: str
+    message: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.subject}: {self.message}"
+
+
+class Reply(NamedTuple):
+    """What the service answered: status 0 and the reason in *problem* where it did not."""
+
+    status: int
+    version: str | None
+    fell_back: bool
+    took_s: float
+    problem: str = ""
+
+
+def ask(url: str, plan: RolloutPlan, headers: Mapping[str, str], *, method: str, timeout_s: float) -> Reply:
+    """One request to the service."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--url {url!r}: must begin with http:// or https://")
+    request = urllib.request.Request(url, headers=dict(headers), method=method)  # noqa: S310 - checked above
+    began = time.perf_counter()
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+            response.read(65_536)
+            status, got = response.status, response.headers
+    except urllib.error.HTTPError as error:
+        status, got = error.code, error.headers
+        error.close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Reply(0, None, False, time.perf_counter() - began, str(reason))
+    took_s = time.perf_counter() - began
+    version = got.get(plan.version_header) if plan.version_header else None
+    return Reply(status, version, "X-Canary-Fallback" in got, took_s)
+
+
+def probe_service(
+    url: str, rollout: Rollout, headers: Mapping[str, str], *, method: str, timeout_s: float
+) -> Iterator[Finding]:
+    """The service as a user meets it, and then each version by an override."""
+    plan = rollout.plan
+    plain = ask(url, plan, headers, method=method, timeout_s=timeout_s)
+    if plain.problem:
+        yield Finding("ERROR", "service", f"✗ {method} {url} failed: {plain.problem}")
+        return
+    by = f" by {plain.version}" if plain.version else ""
+    level = "SUCCESS" if plain.status < 500 else "ERROR"
+    yield Finding(level, "service", f"{_health(plain)}, {plain.status} in {plain.took_s * 1000:.0f} ms{by}")
+    if plan.version_header and plain.version is None:
+        yield Finding(
+            "WARNING",
+            "service",
+            f"no {plan.version_header} in the answer: no rollout covers {url}, or something on the way removes it",
+        )
+    for version in (plan.stable, *(name for name, _ in plan.canaries)):
+        yield _probe_version(version, url, rollout, headers, method=method, timeout_s=timeout_s)
+
+
+def _probe_version(
+    version: str, url: str, rollout: Rollout, headers: Mapping[str, str], *, method: str, timeout_s: float
+) -> Finding:
+    plan = rollout.plan
+    overrides = plan.overrides
+    token = os.environ.get(overrides.token_env or "")
+    if not overrides.header or not token:
+        needed = f"set {overrides.token_env} here as in the service" if overrides.header else "add overrides.header"
+        return Finding("WARNING", version, f"? Unknown: {needed}, so that this test may ask for a version")
+    if rollout.phase == "locked":
+        return Finding("WARNING", version, "? Unknown: the emergency latch is on, overrides are off")
+    signed = sign(version, token=token, until_s=int(time.time()) + _OVERRIDE_S)
+    reply = ask(url, plan, {**headers, overrides.header: signed}, method=method, timeout_s=timeout_s)
+    shown = f"{reply.status} in {reply.took_s * 1000:.0f} ms"
+    if reply.problem:
+        return Finding("ERROR", version, f"✗ Failing: {reply.problem}")
+    if reply.fell_back:
+        return Finding("ERROR", version, f"✗ Failing: {plan.stable} answered for it, {shown}")
+    if reply.status >= 500:
+        return Finding("ERROR", version, f"✗ Failing: {shown}")
+    if reply.version is not None and reply.version != version:
+        return Finding(
+            "WARNING",
+            version,
+            f"? Unknown: {reply.version} answered; is {overrides.token_env} the same in the service?",
+        )
+    known = "" if reply.version else f", though no {plan.version_header or 'version header'} says who answered"
+    return Finding("SUCCESS", version, f"✓ Healthy, {shown}{known}")
+
+
+def _health(reply: Reply) -> str:
+    return "✓ Healthy" if reply.status < 500 else "✗ Failing"
+
+
+def probe_store(control: Control, name: str, holder: str) -> Iterator[Finding]:
+    """A round trip: a lease taken, something written under it and read again, and given back; who follows."""
+    store = control.store
+    began = time.perf_counter()
+    token = store.acquire(_NOTES, holder, 10.0)
+    if token is None:
+        yield Finding("WARNING", "store", "somebody else runs this test at the moment; writing was not tried")
+    else:
+        try:
+            store.keep(_NOTES, {"by": holder}, lease=Lease(_NOTES, holder, token))
+            read = store.kept(_NOTES)
+        except LeaseLost:
+            read = None
+        finally:
+            store.release(_NOTES, holder)
+        took = f"{(time.perf_counter() - began) * 1000:.1f} ms"
+        if read == {"by": holder}:
+            yield Finding("SUCCESS", "store", f"✓ {store.url} writes and reads back, {took}")
+        else:
+            yield Finding("ERROR", "store", f"✗ {store.url} does not read back what was written, after {took}")
+    yield _followers(control, name)
+
+
+def _followers(control: Control, name: str) -> Finding:
+    store = control.store
+    revision, now = control.rollout(name).revision, store.now()
+    workers = [worker for worker in store.workers() if name in worker.revisions and now - worker.seen_s <= SILENT_S]
+    behind = [worker.id for worker in workers if worker.revisions[name] < revision]
+    if not workers:
+        return Finding("WARNING", "workers", "none is running, or none has served a request yet")
+    if behind:
+        return Finding("ERROR", "workers", f"behind revision {revision}: {', '.join(behind)}")
+    return Finding("SUCCESS", "workers", f"✓ {len(workers)} of {len(workers)} at revision {revision}")
+
+
+def probe_telemetry() -> Iterator[Finding]:
+    """One span, sent as the service would send it."""
+    from ..telemetry.probe import NAME, deliver, wanted  # here, because no other verb needs it
+
+    signals = wanted(os.environ)
+    if not signals:
+        yield Finding(
+            "INFO", "telemetry", "OTEL_EXPORTER_OTLP_ENDPOINT is not set here, so nothing was sent; set it to test it"
+        )
+        return
+    for delivery in deliver(os.environ):
+        if delivery.problem:
+            yield Finding("ERROR", "telemetry", f"✗ {delivery.endpoint} did not take a span: {delivery.problem}")
+        else:
+            sent = f"took the span {NAME!r}, {delivery.took_s * 1000:.0f} ms"
+            yield Finding("SUCCESS", "telemetry", f"✓ {delivery.endpoint} {sent}")
+    yield Finding("INFO", "telemetry", f"asked for: {', '.join(signals)}")
