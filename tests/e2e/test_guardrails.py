@@ -151,6 +151,6 @@ def is_evidence(event: Event, given: list[Line], under_way: int) -> None:
 
 
 def read(journal: Path) -> list[Line]:
-    """What has been written so far, in the order of its writing."""
-    lines = [line.split() for line in journal.read_text().splitlines()]
+    """What has been written so far, in the order of its writing; of the last line perhaps only a part."""
+    lines = [line.split() for line in journal.read_text().rpartition("\n")[0].splitlines()]
     return [Line(version, float(begun), float(ended), int(pid), phase) for version, begun, ended, pid, phase in lines]
