@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """A port that nobody listens at just now, low enough that a cluster's bus fits 10,000 above it."""
+    """A port that nobody listens at now. A cluster's bus is 10,000 above it, below those that clients are given."""
     while True:
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+                probe.bind(("127.0.0.1", random.randint(11_000, 22_000)))
             except OSError:
                 continue
             port: int = probe.getsockname()[1]

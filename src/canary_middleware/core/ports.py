@@ -155,7 +155,7 @@ class Store(Protocol):
         ...
 
     def history(self, rollout: str | None = None, limit: int = 100) -> Sequence[Event]:
-        """The last events, newest first."""
+        """The last events, newest first. Of each rollout at least the last 10,000 are kept."""
         ...
 
     def log(self, event: Event) -> None:

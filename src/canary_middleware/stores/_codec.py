@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from ..core.records import Lease
 
+EVENTS_KEPT = 10_000
+"""So many lines of a rollout's audit trail, the newest; more than a year of thirty a day."""
 WORKER_TTL_S = 60
 """A worker that has been silent for longer is forgotten."""
 

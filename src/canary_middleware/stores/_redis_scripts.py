@@ -8,13 +8,26 @@ from __future__ import annotations
 
 from typing import Final
 
+from ._codec import EVENTS_KEPT
 from ._windows import KEEP_S, SWEEP_S, TIERS
+
+# The whole trail may hold ten rollouts' worth: each rollout's own is complete whatever the others do.
+_APPEND: Final = f"""
+local function append(all, own, event)
+    redis.call('LPUSH', all, event)
+    redis.call('LTRIM', all, 0, {10 * EVENTS_KEPT - 1})
+    redis.call('LPUSH', own, event)
+    redis.call('LTRIM', own, 0, {EVENTS_KEPT - 1})
+end
+"""
 
 # KEYS: rollouts, events, the rollout's events, the lease, tokens.
 # ARGV: name, expected revision or "", revision, record, event, epoch, and perhaps the lease's name, holder, token.
 # Answers nothing, or {revision in place or "", its last event or ""}, or {"lease"} where that is lost.
 # One that was carried out before is not a lost race: its own event, which has a nonce, is the last of the trail.
-WRITE: Final = """
+WRITE: Final = (
+    _APPEND
+    + """
 local there = redis.call('HGET', KEYS[1], 'v:' .. ARGV[1]) or ''
 if there ~= ARGV[2] then
     local last = redis.call('LINDEX', KEYS[3], 0) or ''
@@ -27,20 +40,22 @@ end
 redis.call('HSETNX', KEYS[1], 'generation', ARGV[6])
 redis.call('HINCRBY', KEYS[1], 'generation', 1)
 redis.call('HSET', KEYS[1], 'v:' .. ARGV[1], ARGV[3], 'r:' .. ARGV[1], ARGV[4])
-redis.call('LPUSH', KEYS[2], ARGV[5])
-redis.call('LPUSH', KEYS[3], ARGV[5])
+append(KEYS[2], KEYS[3], ARGV[5])
 return false
 """
+)
 
 # KEYS: events, the rollout's events. ARGV: event.
-LOG: Final = """
+LOG: Final = (
+    _APPEND
+    + """
 for _, last in ipairs(redis.call('LRANGE', KEYS[1], 0, 15)) do
     if last == ARGV[1] then return false end
 end
-redis.call('LPUSH', KEYS[1], ARGV[1])
-redis.call('LPUSH', KEYS[2], ARGV[1])
+append(KEYS[1], KEYS[2], ARGV[1])
 return false
 """
+)
 
 # KEYS: index of workers, the worker. ARGV: worker's id, prefix of the keys of workers.
 JOIN: Final = """

@@ -5,6 +5,8 @@ A store in this process: for tests, for one process, and as the plainest stateme
 from __future__ import annotations
 
 import time
+from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ..counts import merge_plain
@@ -34,7 +36,9 @@ class MemoryStore(ForkSafe):
         self._generation = _codec.fresh_generation()
         # Texts, as in every other store: what JSON cannot hold fails here too, and nobody changes what was handed in.
         self._records: dict[str, tuple[int, str]] = {}
-        self._events: list[tuple[str, str]] = []
+        # By rollout, each with its place in the whole trail.
+        self._events: dict[str, deque[tuple[int, str]]] = {}
+        self._written = count()
         self._workers: dict[str, tuple[float, str]] = {}
         self._windows: dict[int, dict[str, Any]] = {}
         self._notes: dict[str, str] = {}
@@ -61,7 +65,7 @@ class MemoryStore(ForkSafe):
             if lease is not None and not self._holds(lease):
                 raise _codec.lost(lease)
             self._records[name] = (record["revision"], text)
-            self._events.append((event.rollout, line))
+            self._append(event.rollout, line)
             self._generation += 1
 
     def history(self, rollout: str | None = None, limit: int = 100) -> Sequence[Event]:
@@ -69,13 +73,17 @@ class MemoryStore(ForkSafe):
             return self._last(rollout, limit)
 
     def _last(self, rollout: str | None, limit: int) -> list[Event]:
-        lines = [line for name, line in reversed(self._events) if rollout in (None, name)]
-        return [_codec.event_from_text(line) for line in lines[: max(0, limit)]]
+        lines = [line for name, own in self._events.items() if rollout in (None, name) for line in own]
+        return [_codec.event_from_text(line) for _, line in sorted(lines, reverse=True)[: max(0, limit)]]
 
     def log(self, event: Event) -> None:
         line = _codec.event_to_text(event)
         with self._lock:
-            self._events.append((event.rollout, line))
+            self._append(event.rollout, line)
+
+    def _append(self, rollout: str, line: str) -> None:
+        own = self._events.setdefault(rollout, deque(maxlen=_codec.EVENTS_KEPT))
+        own.append((next(self._written), line))
 
     def beat(self, worker: Worker) -> None:
         text = _codec.worker_to_text(worker)

@@ -276,6 +276,11 @@ def _append(connection: sqlite3.Connection, event: Event) -> None:
     connection.execute(
         "INSERT INTO events (rollout, event) VALUES (?, ?)", (event.rollout, _codec.event_to_text(event))
     )
+    connection.execute(
+        "DELETE FROM events WHERE rollout=? AND id <= "
+        "(SELECT id FROM events WHERE rollout=? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+        (event.rollout, event.rollout, _codec.EVENTS_KEPT),
+    )
 
 
 def _events(connection: sqlite3.Connection, rollout: str | None, limit: int) -> list[Event]:
