@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SILENT_S: Final = 10.0
 """A worker beats every 2 s, and every 5 s while its store is away: one unheard for longer was killed or is stuck."""
 WINDOW_S: Final = 300
-_BEGINNINGS: Final = frozenset({"register", "start", "retry"})
+BEGINNINGS: Final = frozenset({"register", "start", "retry"})
 
 
 def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: int = WINDOW_S) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def began_s(store: Store, rollout: str) -> int:
 
     Where those windows have been merged since it is the beginning of theirs; 0 where the beginning is not known.
     """
-    begun = (event.at_s for event in store.history(rollout, 1000) if event.verb in _BEGINNINGS)
+    begun = (event.at_s for event in store.history(rollout, 1000) if event.verb in BEGINNINGS)
     return place(int(next(begun, 0.0)), store.now()) or 0
 
 

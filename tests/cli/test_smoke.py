@@ -252,7 +252,7 @@ def test_a_route_is_explained(terminal: Terminal, tmp_path: Path, monkeypatch: p
     other = terminal.json("test", "route", "--path", "/elsewhere", "--user", "amy")
 
     assert (told["rollout"], told["version"], told["reason"]) == ("browse", "v2", "weight")
-    assert "is covered by browse (GET /search/{query})" in text
+    assert "is covered by browse (/search/{query})" in text
     assert "the hash decides" in text
     assert "the request has no identity" in nobody
     assert "'/search/health' excludes it" in excluded

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from . import changes, views
+from .checklist import check
 from .completion import completion
 from .smoke import test
 
@@ -56,5 +57,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _command in (*views.FIRST, *changes.ALL, *views.LATER, test, completion):
+for _command in (*views.FIRST, *changes.ALL, *views.LATER, check, test, completion):
     main.add_command(_command)
