@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -174,3 +176,19 @@ def test_the_clock_moves_only_when_told() -> None:
 def test_a_clock_does_not_advance_backwards(seconds: float) -> None:
     with pytest.raises(ValueError, match="must be 0 or more"):
         FakeClock().advance(seconds)
+
+
+def test_the_contract_of_stores_is_at_hand_without_a_test_runner() -> None:
+    code = """
+import sys
+from canary_middleware.testing import StoreContract
+from canary_middleware.stores.memory import MemoryStore
+class TestMine(StoreContract):
+    def open(self):
+        return MemoryStore()
+TestMine().test_a_rollout_is_registered_once()
+print(sorted({"pytest", "unittest", "redis", "sqlite3"} & set(sys.modules)))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")

@@ -1,5 +1,5 @@
 """
-For tests of apps that run under a Canary: force a version, read what happened, hold the clock.
+For tests of apps that run under a Canary: force a version, read what happened, hold the clock; and of one's own store.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .stores.contract import StoreContract
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from .core.exchange import Exchange
     from .core.rollout import Assignment
 
-__all__ = ["FakeClock", "Outcome", "force", "recorded"]
+__all__ = ["FakeClock", "Outcome", "StoreContract", "force", "recorded"]
 
 
 @contextmanager

@@ -3,6 +3,9 @@ What every store promises, as tests: subclass it to prove your own.
 
 ::
 
+    from canary_middleware.testing import StoreContract
+
+
     class TestMine(StoreContract):
         def open(self) -> Store:
             return MyStore(...)  # a new, empty one
