@@ -37,6 +37,7 @@ class Process:
         self.counts: list[Mapping[str, Any]] = []
         self.complaints: list[tuple[str, str, str]] = []
         self.owed: list[str] = []
+        self.owed_of: set[str] = set()
         self.time_s = 100.0
         self.luck = 1.0
         self.follower = Follower(
@@ -44,6 +45,7 @@ class Process:
             local=lambda: self.rollouts,
             adopt=self.rollouts.update,
             deliver=self.deliver,
+            owed=lambda: self.owed_of,
             drain=lambda: self.counts.pop(0) if self.counts else None,
             complain=lambda part, error, consequence: self.complaints.append((part, str(error), consequence)),
             last_known=last_known,
@@ -191,6 +193,18 @@ def test_a_store_that_came_back_older_is_brought_forward(process: Process, store
 
     assert process.control.rollout("checkout").phase == process.rollouts["checkout"].phase == "rolled_back"
     assert (store.events[-1].verb, store.events[-1].reason) == ("restore", "the store held an older state")
+
+
+def test_what_is_owed_is_not_put_there_in_passing(process: Process, store: FakeStore) -> None:
+    process.rollouts["checkout"] = transitions.roll_back(process.rollouts["checkout"], "errors")
+    process.owed_of = {"checkout"}
+    store.generation += 1
+    before = process.tick(), store.events[-1].verb
+    process.owed_of = set()
+    process.tick()
+
+    assert before == (0.0, "register")
+    assert store.events[-1].verb == "restore"
 
 
 def test_a_rollback_that_a_failover_lost_wins_over_what_stands_in_its_place(process: Process, store: FakeStore) -> None:

@@ -18,7 +18,7 @@ from .core.records import Worker, from_record, to_record
 from .errors import CanaryError, StaleRevision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from .control import Control
     from .core.rollout import Rollout
@@ -43,6 +43,7 @@ class Follower:
         local: the process's own rollouts, to register where the store knows none, and to restore it from.
         adopt: told of rollouts that the store holds now, by name.
         deliver: hands changes to the store that were made here while it was away; called before each reading.
+        owed: the rollouts with such changes.
         drain: gives the counts since it last gave some, in the store's plain form; None where there are none.
         complain: told of failures: component, error, consequence.
         last_known: the file for the next process, or None.
@@ -63,6 +64,7 @@ class Follower:
         last_known: LastKnownFile | None,
         clock: Callable[[], float],
         plan: PlanKeeper | None = None,
+        owed: Callable[[], Collection[str]] = tuple,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._control = control
@@ -70,6 +72,7 @@ class Follower:
         self._local = local
         self._adopt = adopt
         self._deliver = deliver
+        self._owed = owed
         self._drain = drain
         self._complain = complain
         self._last_known = last_known
@@ -198,7 +201,9 @@ class Follower:
             self._adopt(adopted)
             self._next_beat = 0.0
         if lost:
-            self._say(partial(self._put_back, lost))
+            # What is owed comes under its own verb and with its own evidence.
+            owed = self._owed()
+            self._say(partial(self._put_back, [(mine, there) for mine, there in lost if mine.name not in owed]))
             return False  # read again: somebody may have been faster
         self.keep()
         self._generation = generation

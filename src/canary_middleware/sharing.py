@@ -107,6 +107,7 @@ class Sharing:
             local=lambda: {r.name: r for r in self._mine()},
             adopt=self._adopt,
             deliver=self._deliver,
+            owed=lambda: {debt.name for debt in tuple(self._owed)},
             drain=self._drain,
             plan=self._keeper,
             complain=canary.troubles.report,
