@@ -13,7 +13,7 @@ COVERAGE ?=
 # The user's own PYTHONPATH or active environment must not change what is tested.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: demo test coverage bench lint format clean
+.PHONY: demo test coverage bench bench-control lint format clean
 
 demo: $(READY)
 	@$(BIN)/python -m examples.demo $(ARGS)
@@ -35,6 +35,9 @@ coverage:
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-control: $(READY)
+	@$(BIN)/python -m tests.benchmarks.control_plane
 
 # pyright runs on node: without one it would download its own, so it waits for a machine that has it.
 lint: $(READY)
