@@ -363,6 +363,27 @@ def test_without_a_follower_the_state_is_never_stale(make: Callable[..., Canary]
     eventually(lambda: canary.snapshot_age_s() > 0.3)
 
 
+def test_a_canary_that_serves_on_after_closing_follows_and_counts_on(
+    make: Callable[..., Canary], store: FakeStore
+) -> None:
+    canary, other = follow(make()), follow(make())
+    for n in range(3):
+        request(canary, f"u{n}")
+    canary.close()
+    assert len(store.alive) == 1
+
+    for n in range(4):
+        request(canary, f"u{n}")
+    other.set_weight(100)
+
+    eventually(lambda: canary.rollout().weight_ppm == 1_000_000)
+    assert len(store.alive) == 2
+    canary.close()
+    other.close()
+    total = Sharing(Canary("checkout", environ={}), store).counted("checkout")[0]
+    assert sum(cell.count for cell in total.values()) == served(canary) + served(other)
+
+
 def test_a_canary_that_is_gone_is_followed_for_nobody(store: FakeStore) -> None:
     sharing = Sharing(Canary("checkout", environ={}), store)
     gc.collect()
@@ -386,7 +407,7 @@ def test_a_fork_leaves_what_its_parent_owes_to_the_parent(store: FakeStore) -> N
     store.is_away = True
     sharing.change("checkout", "rollback", lambda r: transitions.roll_back(r, "errors"), "ada", "")
     with sharing._delivering:  # held by a thread that the fork does not have
-        sharing.start()
+        sharing.start(is_fork=True)
         store.is_away = False
         sharing.change("checkout", "emergency", transitions.lock, "ada", "")
     sharing.stop(10)

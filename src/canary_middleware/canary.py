@@ -169,6 +169,7 @@ class Canary:
         self._make_locks()
         self._pid = -1
         self._is_started = False
+        self._is_closed = False
         self._since = clock()
         self._forced: Mapping[str, str] = _NOTHING
         self._slots: dict[str, _Slot] = {}
@@ -497,24 +498,24 @@ class Canary:
         return self._region
 
     def _start_process(self) -> None:
-        """First request of this process, or of this fork: counts start from zero, telemetry gets its own threads."""
+        """First request of this process, of this fork, or after ``close``: what runs beside requests begins to run."""
         pid = os.getpid()
-        if self._pid == pid:
+        if self._pid == pid and not self._is_closed:
             return
         with self._starting:
-            if self._pid == pid:
+            if self._pid == pid and not self._is_closed:
                 return
             try:
-                self._start_parts()
+                self._start_parts(is_fork=self._pid not in (-1, pid))
             finally:
                 # Last: until then other threads wait too, or they would serve before the state is known.
-                self._pid = pid
+                self._pid, self._is_closed = pid, False
             _running.add(self)
             # uWSGI forks in C, where Python's hooks do not run: there each request compares process ids.
             self._is_started = "uwsgi" not in sys.modules
 
-    def _start_parts(self) -> None:
-        if self._pid != -1:
+    def _start_parts(self, *, is_fork: bool) -> None:
+        if is_fork:
             self.counts.forked()
             self._renew_guards()
         try:
@@ -525,7 +526,7 @@ class Canary:
             self._recorder = None
             self.troubles.report("telemetry", error, "this process sends no telemetry of its own")
         if self._sharing is not None:
-            self._sharing.start()
+            self._sharing.start(is_fork=is_fork)
         if self._watch is not None:
             self._watch.start()
 
@@ -548,7 +549,11 @@ class Canary:
         self._changing = threading.RLock()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown."""
+        """
+        Hand over what is counted and stop our threads; at most *timeout_s* seconds. Servers call it at shutdown.
+
+        A request that comes all the same starts them again: a test client may be entered twice.
+        """
         if self._sharing is not None:
             self._sharing.stop(timeout_s / 2)
         if self._watch is not None:
@@ -557,6 +562,7 @@ class Canary:
             from . import telemetry
 
             telemetry.flush(timeout_s)
+        self._is_started, self._is_closed = False, True
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -92,15 +92,15 @@ class Sharing:
         """Seconds since the served state was last known to be the store's."""
         return 0.0 if self._follower is None else self._follower.stale_s
 
-    def start(self) -> None:
+    def start(self, *, is_fork: bool = False) -> None:
         """Begin to follow, in this process; waits a moment for the first reading. Never raises."""
         canary = self._canary()
         if canary is None:
             return
-        if self._follower is not None:  # a fork: what the parent owes the parent tells, and its locks are its own
+        if is_fork:  # what the parent owes the parent tells, what it counted it hands over, and its locks are its own
             self._owed = []
             self._make_locks()
-        self._flushed = {}
+            self._flushed = {}
         self._remember(canary)
         follower = self._follower = Follower(
             self.control,
@@ -122,9 +122,9 @@ class Sharing:
 
     def stop(self, timeout_s: float) -> None:
         """Hand over the last counts and end."""
-        if self._follower is not None:
-            self._follower.stop(timeout_s)
-            self._follower = None
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.stop(timeout_s)
 
     def change(
         self,
