@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from asyncio import CancelledError
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 from .bodies import Tape
@@ -322,6 +323,7 @@ class CanaryMiddleware:
         talk.scope = dict(fresh)
         if "state" in fresh:
             talk.scope["state"] = dict(fresh["state"])
+        session = _KeptSession(fresh["session"]) if "session" in fresh else None
         guard = _Guard(talk)
         try:
             await self._inside(talk, guard.receive, guard.send)
@@ -337,6 +339,8 @@ class CanaryMiddleware:
             talk.aborted()
             return
         self.canary.fell_back(talk, guard.failure or Failure(500, "500"))
+        if session is not None:
+            session.restore()
         talk.rewind(fresh, guard.tape.replay)
         await self.run(talk)
 
@@ -481,6 +485,31 @@ class _Http(_Request):
         if not self.has_left and not self.status:
             self.status = 500  # what servers answer for an app that says nothing
         self.end()
+
+
+class _KeptSession:
+    """
+    A session as it was before the canary: what a failed canary has written is not for stable to keep.
+
+    Restored in place, because the session's own middleware holds the object.
+    """
+
+    __slots__ = ("_attributes", "_session", "_values")
+
+    def __init__(self, session: object) -> None:
+        # Plain dict methods: Starlette's own would note that somebody has looked, or changed something.
+        self._session = session if isinstance(session, dict) else None
+        self._values: dict[Any, Any] = deepcopy(dict(session)) if isinstance(session, dict) else {}
+        self._attributes = dict(getattr(session, "__dict__", {}))
+
+    def restore(self) -> None:
+        if self._session is None:
+            return
+        dict.clear(self._session)
+        dict.update(self._session, self._values)
+        if hasattr(self._session, "__dict__"):
+            self._session.__dict__.clear()
+            self._session.__dict__.update(self._attributes)
 
 
 class _Guard:

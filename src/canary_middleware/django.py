@@ -168,6 +168,7 @@ class CanaryMiddleware:
         response = self._serve(request, exchange, guarded=fresh is not None)
         if fresh is not None and response.status_code in UNAVAILABLE:
             self._fell_back(response, exchange)
+            _hand_over(fresh, request)
             response = self._serve(fresh, exchange)
         return self._answered(response, exchange)
 
@@ -187,6 +188,7 @@ class CanaryMiddleware:
         response = await self._serve_async(request, exchange, guarded=fresh is not None)
         if fresh is not None and response.status_code in UNAVAILABLE:
             self._fell_back(response, exchange)
+            _hand_over(fresh, request)
             response = await self._serve_async(fresh, exchange)
         return self._answered(response, exchange)
 
@@ -239,7 +241,9 @@ class CanaryMiddleware:
         if not is_kept:
             exchange.missed = "body"
             return None
-        return copy.copy(request)
+        fresh = copy.copy(request)
+        _separate(fresh, request)
+        return fresh
 
     def _fell_back(self, response: HttpResponseBase, exchange: Exchange) -> None:
         status = response.status_code
@@ -569,6 +573,39 @@ def _time_queries(canary: Canary) -> None:
     connection_created.connect(timer.install, weak=False, dispatch_uid="canary_middleware")
     for connection in connections.all(initialized_only=True):
         timer.install(connection)
+
+
+# -- what a failed canary has written --------------------------------------------------------------------------
+
+
+def _separate(fresh: HttpRequest, request: HttpRequest) -> None:
+    """Give *fresh* a session and messages of its own, as they are before the canary writes into those of *request*."""
+    session = getattr(request, "session", None)
+    if session is not None:
+        twin = copy.copy(session)
+        # Not loaded yet: then each loads its own.
+        if "_session_cache" in vars(session):
+            vars(twin)["_session_cache"] = copy.deepcopy(vars(session)["_session_cache"])
+        fresh.session = twin
+    messages = getattr(request, "_messages", None)
+    if messages is not None:
+        vars(fresh)["_messages"] = _own_messages(messages, fresh)
+
+
+def _own_messages(messages: Any, fresh: HttpRequest) -> Any:  # Any: a message storage, which Django does not type
+    twin = copy.copy(messages)
+    twin.request = fresh
+    vars(twin)["_queued_messages"] = list(vars(messages)["_queued_messages"])
+    if hasattr(messages, "storages"):  # the fallback storage is made of others
+        twin.storages = [_own_messages(storage, fresh) for storage in messages.storages]
+    return twin
+
+
+def _hand_over(fresh: HttpRequest, request: HttpRequest) -> None:
+    """Let the middlewares outside, which hold *request*, save what stable writes."""
+    for name in ("session", "_messages"):
+        if hasattr(fresh, name):
+            setattr(request, name, getattr(fresh, name))
 
 
 # -- the admin API ---------------------------------------------------------------------------------------------
