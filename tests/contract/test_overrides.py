@@ -53,6 +53,16 @@ def test_a_signed_value_opens_it_by_header_and_by_cookie_without_the_token(drive
     assert canary.internal_errors() == {}
 
 
+def test_an_answer_that_stable_gave_for_a_forced_canary_is_for_nobody_else(driver: Driver) -> None:
+    canary = make()
+
+    with driver.serve(canary, {"v1": says("one"), "v2": says("broken", 503)}) as client:
+        answer = client(headers={"X-Canary": "v2", "X-Canary-Token": TOKEN})
+
+    assert answer.text == "one"
+    assert ("cache-control", "private") in [(name.lower(), value) for name, value in answer.headers]
+
+
 def _forgeries() -> dict[str, dict[str, str]]:
     until = 2_000_000_000
     good = sign("v2", token=TOKEN, until_s=until)

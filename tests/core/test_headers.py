@@ -38,7 +38,8 @@ def test_the_version_is_named_and_can_be_left_out() -> None:
         (["json:user_id"], (None, True)),
         ([by_callable(str)], (None, True)),
         ([anonymous()], ("Cookie", False)),
-        (["user"], ("Cookie", False)),
+        (["user"], ("Cookie, Authorization", False)),
+        (["cookie:a", "user"], ("Cookie, Authorization", False)),
     ],
 )
 def test_caches_are_told_what_the_version_depends_on(key: list[Any], expected: tuple[str | None, bool]) -> None:
@@ -61,6 +62,12 @@ def test_where_everyone_gets_one_version_nothing_varies() -> None:
     assert dict(extra(rollout(0, **off), "v1").text).get("Vary") is None
     assert dict(extra(rollout(10, **off), "v1").text).get("Vary") == "x-user-id"
     assert dict(extra(rollout(10, cache_headers=False, **off), "v1").text).get("Vary") is None
+
+
+def test_an_override_by_cookie_alone_makes_answers_differ_too() -> None:
+    by_cookie = {"key": ["header:x-user-id"], "overrides": {"header": False, "cookie": "canary"}}
+
+    assert dict(extra(rollout(0, **by_cookie), "v1").text).get("Vary") == "x-user-id"
 
 
 END = {

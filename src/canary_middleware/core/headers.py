@@ -68,7 +68,8 @@ def extra(rollout: Rollout, version: str, reason: Reason = "weight") -> Extra:
 def _may_differ(rollout: Rollout) -> bool:
     """Whether two clients may get different versions for one URL. Not only now: a cached answer outlives a change."""
     plan = rollout.plan
-    return bool(rollout.effective_ppm or plan.segments or plan.overrides.users or plan.overrides.header)
+    overrides = plan.overrides
+    return bool(rollout.effective_ppm or plan.segments or overrides.users or overrides.header or overrides.cookie)
 
 
 def _vary(plan: RolloutPlan) -> tuple[list[str], bool]:
@@ -77,7 +78,8 @@ def _vary(plan: RolloutPlan) -> tuple[list[str], bool]:
     hidden = False
     for source in plan.key:
         if source.vary is not None:
-            names.setdefault(source.vary.lower(), source.vary)
+            for name in source.vary.split(", "):
+                names.setdefault(name.lower(), name)
         elif not source.in_url:
             hidden = True
     for segment in plan.segments:
@@ -131,7 +133,10 @@ def more_headers(exchange: Exchange, cache_control: Sequence[str]) -> list[Heade
     headers = [*found.text]
     if exchange.failure is not None:
         headers.append(FALLBACK)
-    is_private = found.wants_private and exchange.method in ("GET", "HEAD")
+    is_forced = (
+        exchange.failure is not None and exchange.decided.reason == "override" and door.router.plan.cache_headers
+    )
+    is_private = (found.wants_private or is_forced) and exchange.method in ("GET", "HEAD")
     if exchange.new_id is not None and door.anonymous is not None:
         headers.append(("Set-Cookie", door.anonymous.set_cookie(exchange.new_id)))
         is_private = door.router.plan.cache_headers

@@ -171,7 +171,8 @@ class User:
 
     __slots__ = ()
     spec = "user"
-    vary: str | None = "Cookie"
+    # A session's cookie, or what RFC 9110 §11 knows; whichever the framework goes by.
+    vary: str | None = "Cookie, Authorization"
     in_url = False
 
     def read(self, head: RequestHead) -> str | None:
