@@ -34,8 +34,8 @@ class _Verbs(click.Group):
                 raise
             raise click.UsageError(f"there is no verb {args[0]!r}: did you mean {near[0]!r}?", ctx) from error
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return super().get_command(ctx, _ALIASES.get(name, name))
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         # In the order of a rollout's life, which is how they were added; the alphabet would hide it.

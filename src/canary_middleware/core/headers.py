@@ -133,10 +133,7 @@ def more_headers(exchange: Exchange, cache_control: Sequence[str]) -> list[Heade
     headers = [*found.text]
     if exchange.failure is not None:
         headers.append(FALLBACK)
-    is_forced = (
-        exchange.failure is not None and exchange.decided.reason == "override" and door.router.plan.cache_headers
-    )
-    is_private = (found.wants_private or is_forced) and exchange.method in ("GET", "HEAD")
+    is_private = (found.wants_private or _was_forced(exchange)) and exchange.method in ("GET", "HEAD")
     if exchange.new_id is not None and door.anonymous is not None:
         headers.append(("Set-Cookie", door.anonymous.set_cookie(exchange.new_id)))
         is_private = door.router.plan.cache_headers
@@ -145,3 +142,9 @@ def more_headers(exchange: Exchange, cache_control: Sequence[str]) -> list[Heade
     if is_private and said.isdisjoint(("private", "no-store")):
         headers.append(("Cache-Control", "private"))
     return headers
+
+
+def _was_forced(exchange: Exchange) -> bool:
+    """Whether stable answers for a canary that somebody had forced: nobody that a cache may take for everybody."""
+    is_kept_apart = exchange.door.router.plan.cache_headers
+    return is_kept_apart and exchange.failure is not None and exchange.decided.reason == "override"

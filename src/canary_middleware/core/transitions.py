@@ -22,7 +22,9 @@ _REMEMBERED: Final = 64
 
 
 def _next(rollout: Rollout, **changes: Any) -> Rollout:  # Any: the fields of Rollout, checked by its own tests
-    return rollout._replace(revision=rollout.revision + 1, **changes)
+    changed = rollout._replace(revision=rollout.revision + 1, **changes)
+    # An approval does not outlive the stage it was for: who is moved below it needs another one there.
+    return changed if changed.approved <= changed.stage else changed._replace(approved=changed.stage)
 
 
 def _refuse(rollout: Rollout, verb: str, way_out: str) -> TransitionRefused:

@@ -21,7 +21,7 @@ class Command(BaseCommand):
 
     help = "Steer rollouts: `manage.py canary --help` lists the verbs."
     # A project whose checks fail must still be able to roll back.
-    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own type
+    requires_system_checks = ()
 
     def run_from_argv(self, argv: list[str]) -> None:
         """All words behind ``canary`` are the command line's own, ``--help`` and ``--version`` too."""
