@@ -135,7 +135,8 @@ def retreat(rollout: Rollout, why: str) -> Rollout:
     """Hold, by automation, with no more than the first stage's weight, until *why* is over."""
     held = hold(rollout, why)
     first = rollout.plan.stages[0].weight_ppm if rollout.plan.stages else rollout.weight_ppm
-    return held._replace(weight_ppm=min(rollout.weight_ppm, first), stage=min(rollout.stage, 0))
+    stage = min(rollout.stage, 0)
+    return held._replace(weight_ppm=min(rollout.weight_ppm, first), stage=stage, approved=min(rollout.approved, stage))
 
 
 def set_weight(rollout: Rollout, weight_ppm: int) -> Rollout:
