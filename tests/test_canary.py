@@ -598,12 +598,12 @@ def test_a_database_operation_is_handed_to_the_telemetry(monkeypatch: pytest.Mon
     begin(served)
     told: list[tuple[object, ...]] = []
     monkeypatch.setattr(telemetry, "record_db", lambda *args: told.append(args))
-    monkeypatch.setattr(telemetry, "flush", lambda timeout_s: told.append((timeout_s,)))
+    monkeypatch.setattr(telemetry, "farewell", lambda timeout_s: told.append((timeout_s,)))
 
     served.record_db(0.1, "postgresql", "SELECT", "Timeout")
     served.close(2.0)
 
-    assert told == [(0.1, "postgresql", "SELECT", "Timeout"), (2.0,)]
+    assert told == [(0.1, "postgresql", "SELECT", "Timeout"), (pytest.approx(2.0, abs=0.5),)]
 
 
 def test_a_fallback_is_logged_with_the_canarys_exception(caplog: pytest.LogCaptureFixture) -> None:

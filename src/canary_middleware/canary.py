@@ -554,14 +554,15 @@ class Canary:
 
         A request that comes all the same starts them again: a test client may be entered twice.
         """
+        deadline = time.monotonic() + timeout_s
         if self._sharing is not None:
             self._sharing.stop(timeout_s / 2)
         if self._watch is not None:
-            self._watch.stop(timeout_s / 2)
+            self._watch.stop(max(0.0, deadline - time.monotonic()) / 2)
         if self._recorder is not None:
             from . import telemetry
 
-            telemetry.flush(timeout_s)
+            telemetry.farewell(max(0.0, deadline - time.monotonic()))
         self._is_started, self._is_closed = False, True
 
     # -- questions -------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(inner_metrics, "_PROXY_METER_PROVIDER", inner_metrics._ProxyMeterProvider())
     monkeypatch.setattr(pipeline, "_pipeline", None)
     monkeypatch.setattr(pipeline, "_stamped", [])
+    monkeypatch.setattr(pipeline, "_waited_s", 0.0)
     monkeypatch.setattr(foreign, "_on", None)
     monkeypatch.setattr(foreign, "_http", None)
     monkeypatch.setattr(ledger, "_ledger", ledger.Ledger())

@@ -148,6 +148,42 @@ def test_a_flush_ends_on_time_and_requests_do_not_wait_with_the_collector_hangin
     assert time.monotonic() - began < 2
 
 
+def test_all_who_end_a_process_wait_once_for_a_collector_that_hangs(
+    otlp: OtlpReceiver, point_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(otlp, timeout_ms=30_000)
+    telemetry.configure_telemetry()
+    monkeypatch.setattr(pipeline, "DEFAULT_TIMEOUT_S", 1.0)
+    both = middleware(), middleware()
+    otlp.stall()
+    for one in both:
+        request(one)
+
+    began = time.monotonic()
+    for one in both:
+        one.canary.close(1.0)
+    assert pipeline._pipeline is not None
+    pipeline._pipeline._at_exit()
+
+    assert 0.9 < time.monotonic() - began < 1.9
+
+
+def test_who_serves_again_is_waited_for_again(
+    otlp: OtlpReceiver, point_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(otlp)
+    telemetry.configure_telemetry()
+    app = middleware()
+    request(app)
+    app.canary.close()
+    monkeypatch.setattr(pipeline, "_waited_s", 60.0)
+
+    request(app)
+
+    assert telemetry.farewell()
+    assert otlp.histogram_count(names.REQUEST_DURATION) == 2
+
+
 def test_a_flush_hands_over_to_the_other_collectors_while_one_hangs(
     point_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import names
 from .logs import LogFilter
-from .pipeline import configure_telemetry, flush, shutdown
+from .pipeline import configure_telemetry, farewell, flush, shutdown
 from .recording import recorder
 from .series import Subject
 from .usage import record_cache, record_db
@@ -24,6 +24,7 @@ __all__ = [
     "SpanStamp",
     "Subject",
     "configure_telemetry",
+    "farewell",
     "flush",
     "names",
     "record_cache",

@@ -86,6 +86,24 @@ def flush(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
     return _all(waits, deadline)
 
 
+def farewell(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
+    """
+    Flush because this process stops serving.
+
+    Several may be said, and the interpreter's exit is one more: all together wait in vain for *timeout_s* at most, or
+    a collector that is away would hold the process up once per Canary and once more.
+
+    Returns:
+        whether all collectors took it.
+    """
+    global _waited_s
+    began = time.monotonic()
+    if flush(max(0.0, timeout_s - _waited_s)):
+        return True
+    _waited_s += time.monotonic() - began
+    return False
+
+
 def shutdown(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
     """Flush our own pipeline and end its threads; at most *timeout_s* seconds. Called when the interpreter exits."""
     return True if _pipeline is None else _pipeline.shutdown(timeout_s)
@@ -93,6 +111,8 @@ def shutdown(timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
 
 def start() -> None:
     """This process serves: open its threads. Does nothing where ``configure_telemetry`` set nothing up."""
+    global _waited_s
+    _waited_s = 0.0
     if _pipeline is not None:
         _pipeline.attach_handler()
         if not _is_uwsgi_master():
@@ -360,7 +380,7 @@ class Pipeline:
         return succeeded
 
     def _at_exit(self) -> None:
-        if not self.shutdown(DEFAULT_TIMEOUT_S):
+        if not self.shutdown(max(0.0, DEFAULT_TIMEOUT_S - _waited_s)):
             logger().warning("the last telemetry of this process was not taken by its collector within 5 s")
 
     # -- forks
@@ -483,5 +503,7 @@ def _of_this_process(resource: Resource, instance_id: str | None) -> Resource:
 
 _configuring: Final = threading.Lock()
 _pipeline: Pipeline | None = None
+# How long farewells have waited for collectors that took nothing, since this process last began to serve.
+_waited_s = 0.0
 
-__all__ = ["ConfigError", "configure_telemetry", "flush", "owns", "shutdown", "stamp_providers", "start"]
+__all__ = ["ConfigError", "configure_telemetry", "farewell", "flush", "owns", "shutdown", "stamp_providers", "start"]
