@@ -162,25 +162,27 @@ def _amount(metric: str, kind: str, value: float) -> str:
         return f"× {value:.2f}"
     if metric in ("p50", "p95", "p99"):
         return f"{value * 1000:,.4g} ms"
-    if metric in ("error_rate", "availability"):
-        return f"{value * 100:.4g} {'points' if kind == 'max_increase' else '%'}"
+    if metric == "availability":
+        return f"{value * 100:.4g} %"
+    if metric == "error_rate":
+        return f"{value * 100:.3g} {'points' if kind == 'max_increase' else '%'}"
     return f"{value:,g}"
 
 
-def _workers(data: Mapping[str, Any]) -> Text:
+def _workers(data: Mapping[str, Any]) -> Table:
     live = [worker for worker in data["workers"] if not worker["is_silent"]]
     current = sum(worker["revision"] == data["revision"] for worker in live)
-    head = Text.assemble(("Workers   ", "dim"))
+    table = Table.grid(padding=(0, 2))
+    head = Text("none is running", "yellow")
     if live:
         style = "green" if current == len(live) else "yellow"
-        head.append(f"{current} of {len(live)} at revision {data['revision']}", style=style)
-    else:
-        head.append("none is running", style="yellow")
+        head = Text(f"{current} of {len(live)} at revision {data['revision']}", style)
+    table.add_row(Text("Workers ", "dim"), head)
     for worker in data["workers"]:
         remark = _remark(worker, data["revision"])
         if remark:
-            head.append(f"\n          {worker['id']}: {remark}", style="yellow")
-    return head
+            table.add_row("", Text(f"{worker['id']}: {remark}", "yellow"))
+    return table
 
 
 def _remark(worker: Mapping[str, Any], revision: int) -> str:
