@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from canary_middleware import counts as counting
 from canary_middleware.core.exchange import Exchange, Failure
 from canary_middleware.core.rollout import Assignment, Variant, Variants
 from canary_middleware.counts import BOUNDS_S, MAX_SETS, OTEL_BOUNDS_S, OVERFLOW, Cell, Counts, Series, Snapshot
+from tests.support.wait import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,6 +112,17 @@ def test_a_server_with_a_thread_per_request_keeps_a_constant_amount_of_memory() 
     assert total(counts.snapshot()) == 200
     assert counts._live == []
     assert total(counts.snapshot()) == 200
+
+
+def test_threads_that_a_server_starts_in_c_leave_nothing_behind_either() -> None:
+    counts = Counts()
+
+    for expected in range(1, 51):
+        # Such a thread cannot be joined, and threading holds it alive for ever.
+        _thread.start_new_thread(count, (counts,))
+        eventually(lambda expected=expected: total(counts.snapshot()) == expected and not counts._live)
+
+    assert total(counts.snapshot()) == 50
 
 
 def test_a_new_thread_does_not_wait_for_a_reader() -> None:

@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left
 from math import exp, log
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,6 +113,16 @@ def _middle_s(index: int) -> float:
     return float((BOUNDS_S[index - 1] * BOUNDS_S[index]) ** 0.5)
 
 
+class _Life:
+    """
+    Lives in what is local to a thread, and goes with it.
+
+    Servers written in C and ``_thread`` make threads that ``threading`` takes to be alive for ever.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 class _Table:
     """What one thread has counted."""
 
@@ -155,7 +166,7 @@ class Counts:
     def _reset(self) -> None:
         self.pid = os.getpid()
         self._local = threading.local()
-        self._live: list[tuple[threading.Thread, _Table]] = []
+        self._live: list[tuple[ref[_Life], _Table]] = []
         self._gone = _Table()
         self._lock = threading.Lock()
 
@@ -165,21 +176,21 @@ class Counts:
 
     def _table(self) -> _Table:
         """This thread's table, made at its first request."""
-        table = _Table()
-        self._local.table = table
+        table, life = _Table(), _Life()
+        self._local.table, self._local.life = table, life
         # Never wait for a reader: whoever holds the lock folds, or the next new thread does.
         if self._lock.acquire(blocking=False):
             try:
                 self._fold_gone()
             finally:
                 self._lock.release()
-        self._live.append((threading.current_thread(), table))
+        self._live.append((ref(life), table))
         return table
 
     def _fold_gone(self) -> None:
         """Move the tables of ended threads into one. Call with the lock held."""
         live = self._live
-        for entry in [entry for entry in live if not entry[0].is_alive()]:
+        for entry in [entry for entry in live if entry[0]() is None]:
             self._gone.fold(entry[1])
             live.remove(entry)
 
