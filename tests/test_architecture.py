@@ -156,6 +156,31 @@ def test_adapters_import_neither_stores_nor_telemetry() -> None:
     assert violations(files(), reaches_out) == []
 
 
+def test_only_front_doors_import_the_admin_api_and_only_their_commands_the_command_line() -> None:
+    doors = (f"{PACKAGE}.{name}" for name in ("wsgi", "asgi", "flask", "django", "admin"))
+    allowed = {
+        f"{PACKAGE}.admin": tuple(doors),
+        f"{PACKAGE}.cli": (f"{PACKAGE}.cli", f"{PACKAGE}.flask", f"{PACKAGE}.management"),
+    }
+
+    def from_below(importer: str, one: Import) -> bool:
+        return any(within(one.module, root) and not within(importer, *above) for root, above in allowed.items())
+
+    assert violations(files(), from_below) == []
+
+
+def test_the_command_line_and_the_admin_api_know_no_framework() -> None:
+    def framework(importer: str, one: Import) -> bool:
+        doors = (*ADAPTERS, f"{PACKAGE}.wsgi", f"{PACKAGE}.asgi", "django", "flask", "starlette", "fastapi")
+        return (
+            within(importer, f"{PACKAGE}.cli", f"{PACKAGE}.admin")
+            and within(one.module, *doors)
+            and not one.typing_only
+        )
+
+    assert violations(files(), framework) == []
+
+
 def test_frameworks_are_imported_by_their_own_adapter_only() -> None:
     owners = {
         "django": ("django", "management"),
