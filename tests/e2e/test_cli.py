@@ -10,7 +10,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from canary_middleware.cli import main
 from canary_middleware.core.bucketing import bucket
 from tests.support import servers
 from tests.support.client import Client
@@ -61,6 +63,15 @@ class Terminal:
         return json.loads(self.run(*words, "--json", code=code))
 
 
+class InProcess(Terminal):
+    """Types the same commands without a process for each, where there are many."""
+
+    def run(self, *words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(main, list(words), env=self.env)
+        assert result.exit_code == code, f"{words}: {result.exit_code}\n{result.output}"
+        return result.output
+
+
 class Service:
     """The service under test, and what its users get."""
 
@@ -95,16 +106,18 @@ class Service:
         return result
 
 
-def serve(name: str, kind: str, redis_url: str, tmp_path: Path) -> tuple[Any, Terminal]:
+def serve(
+    name: str, kind: str, redis_url: str, tmp_path: Path, terminal: type[Terminal] = Terminal
+) -> tuple[Any, Terminal]:
     store = f"sqlite:///{tmp_path}/canary.db" if kind == "sqlite" else f"{redis_url}?prefix={name}-{tmp_path.name}"
     env = {"CANARY_STORE": store, "CANARY_ADMIN_TOKEN": "a-token-of-some-length", "CANARY_STATE_DIR": str(tmp_path)}
-    return SERVERS[name](env=env), Terminal(store)
+    return SERVERS[name](env=env), terminal(store)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 @pytest.mark.parametrize("name", SERVERS)
 def test_what_a_command_changes_every_worker_serves(name: str, kind: str, redis_url: str, tmp_path: Path) -> None:
-    serving, terminal = serve(name, kind, redis_url, tmp_path)
+    serving, terminal = serve(name, kind, redis_url, tmp_path, InProcess)
     with serving as server:
         service = Service(server, terminal, WORKERS[name])
         eventually(service.all_workers_serve, timeout=20)
