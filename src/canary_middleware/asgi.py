@@ -100,7 +100,7 @@ class _Request(Exchange):
         path: str = scope["path"]
         root: str = scope.get("root_path", "")
         # Since ASGI 3 revision 2.1 the path holds the mount point; WSGI's PATH_INFO never does.
-        if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
+        if root and _is_below(path, root):
             path = path[len(root) :]
         return path or "/"
 
@@ -297,11 +297,15 @@ class CanaryMiddleware:
         if self._rewrite is not None:
             path = scope["path"]
             root = scope.get("root_path", "")
-            below = path[len(root) :] if root and path.startswith(root) else path
-            target = self._rewrite.path(below, assignment.version)
-            if target != below:
-                full = path[: len(path) - len(below)] + target
-                scope = {**scope, "path": full, "raw_path": _quoted(full)}
+            if not _is_below(path, root):
+                root = ""
+            prefix, target = self._rewrite.prefixes(path[len(root) :], assignment.version)
+            if prefix != target:
+                scope = {
+                    **scope,
+                    "path": root + target + path[len(root) + len(prefix) :],
+                    "raw_path": _raw_path(scope, root + prefix, root + target),
+                }
         state = scope.get("state")
         if state is None:
             scope["state"] = {"canary": assignment}
@@ -386,6 +390,30 @@ async def _with_body(canary: Canary, talk: _Http, wanted: BodyNotRead) -> Exchan
     talk.rewind(talk.scope, replay)
     talk.resume = wanted
     return canary.begin(talk, started)  # pyright: ignore[reportArgumentType]
+
+
+def _is_below(path: str, root: str) -> bool:
+    """Whether *path* is *root* or stands below it."""
+    return path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/")
+
+
+def _raw_path(scope: Scope, prefix: str, target: str) -> bytes:
+    """The path as it was sent, with *target* for the *prefix* of the decoded one; what follows keeps its escapes."""
+    raw: bytes | None = scope.get("raw_path")
+    tail = None if raw is None else _raw_tail(raw, prefix.encode())
+    if tail is None:  # the server says nothing of it, or something else
+        tail = _quoted(scope["path"][len(prefix) :])
+    return _quoted(target) + tail
+
+
+def _raw_tail(raw: bytes, prefix: bytes) -> bytes | None:
+    """What stands in *raw* behind the bytes that decode to *prefix*; None where it begins otherwise."""
+    from urllib.parse import unquote_to_bytes
+
+    end = 0
+    for _ in prefix:
+        end += 3 if raw[end : end + 1] == b"%" else 1
+    return raw[end:] if unquote_to_bytes(raw[:end]) == prefix else None
 
 
 def _quoted(path: str) -> bytes:
@@ -649,6 +677,11 @@ class _Websocket(_Http):
             self._left()
         return message
 
+    def _handshake_headers(self) -> Iterable[tuple[bytes, bytes]]:
+        if self.odd is None:
+            return self.door.extras[self.assignment[0]].raw
+        return encoded(more_headers(self, ("no-store",)))  # no cache keeps a handshake
+
     def _left(self) -> None:
         """The client has gone: how most websockets end, and before the handshake is answered no outcome at all."""
         if self.status:
@@ -663,8 +696,7 @@ class _Websocket(_Http):
             self.answered_at = self._owner.canary.clock()
             self.status = 101
             self.note_route()
-            extra = self.door.extras[self.assignment[0]]
-            message = {**message, "headers": [*message.get("headers", ()), *extra.raw]}
+            message = {**message, "headers": [*message.get("headers", ()), *self._handshake_headers()]}
         elif kind == "websocket.http.response.start":
             message = self.begun(message)
         elif kind == "websocket.close":

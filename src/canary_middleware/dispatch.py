@@ -238,9 +238,14 @@ class Rewrite:
 
     def path(self, path: str, version: str) -> str:
         """Where *version* serves *path*; the path itself where it stands under no known prefix."""
+        prefix, target = self.prefixes(path, version)
+        return target + path[len(prefix) :]
+
+    def prefixes(self, path: str, version: str) -> tuple[str, str]:
+        """What *path* begins with, and what it begins with under *version*; two empty texts where nothing changes."""
         target = self._targets.get(version)
         if target is not None:
             for prefix in self._known:
                 if path == prefix or path.startswith(prefix + "/"):
-                    return target + path[len(prefix) :]
-        return path
+                    return prefix, target
+        return "", ""

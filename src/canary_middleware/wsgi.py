@@ -337,12 +337,10 @@ class CanaryMiddleware:
         """What the app sees: the environ with its Assignment, at the path of its version."""
         if self._rewrite is not None:
             environ = dict(environ)
-            path = text(environ.get("PATH_INFO", ""))
-            environ["PATH_INFO"] = (
-                self._rewrite.path(path, exchange.assignment.version).encode("utf-8").decode("latin-1")
-                if path.isascii()
-                else self._rewrite.path(environ["PATH_INFO"], exchange.assignment.version)
-            )
+            # As text, because a prefix may be any; what is no UTF-8 comes back as it was.
+            path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "surrogateescape")
+            path = self._rewrite.path(path, exchange.assignment.version)
+            environ["PATH_INFO"] = path.encode("utf-8", "surrogateescape").decode("latin-1")
         environ[ASSIGNMENT_KEY] = exchange.assignment
         return environ
 

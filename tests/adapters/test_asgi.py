@@ -532,3 +532,44 @@ def test_in_every_order_of_events_the_exchange_ends_once_and_the_server_sees_the
             "http.response.start",
             "http.response.body",
         ]
+
+
+def rewritten(path: str, raw: bytes | None, **scope: Any) -> tuple[str, bytes]:
+    """Path and raw path that the canary sees, whose prefix is /api/v2."""
+    found: list[tuple[str, bytes]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append((scope["path"], scope["raw_path"]))
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    ours = CanaryMiddleware(app, canary=make(), rewrite={"v1": "/api/v1", "v2": "/api/v2"})
+    sent = http_scope(path=path, raw_path=raw, **scope)
+    asyncio.run(asgi_trace(ours, scope=sent))
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "expected"),
+    [
+        ("/api/v1/a/b", b"/api/v1/a%2Fb", b"/api/v2/a%2Fb"),
+        ("/api/v1/a b", b"/%61pi/v1/a%20b", b"/api/v2/a%20b"),
+        ("/api/v1", b"/api/v1", b"/api/v2"),
+        ("/api/v1/ü", None, b"/api/v2/%C3%BC"),
+        ("/api/v1/a b", b"/elsewhere", b"/api/v2/a%20b"),
+    ],
+    ids=["an escaped slash", "an escaped prefix", "nothing behind it", "no raw path", "another raw path"],
+)
+def test_behind_a_rewritten_prefix_the_raw_path_stays_as_it_was_sent(
+    path: str, raw: bytes | None, expected: bytes
+) -> None:
+    assert rewritten(path, raw) == (path.replace("v1", "v2"), expected)
+
+
+def test_a_mount_point_is_kept_before_a_rewritten_prefix_and_only_if_it_is_one() -> None:
+    below = rewritten("/shop/api/v1/a", b"/shop/api/v1/a%2F", root_path="/shop")
+    beside = rewritten("/api/v1/a", b"/api/v1/a", root_path="/ap")
+    alone = rewritten("/api/v1/a", b"/api/v1/a", root_path="/shop")
+
+    assert below == ("/shop/api/v2/a", b"/shop/api/v2/a%2F")
+    assert beside == alone == ("/api/v2/a", b"/api/v2/a")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from canary_middleware import current
+from canary_middleware import anonymous, current
 from canary_middleware.asgi import CanaryMiddleware, apps
 from canary_middleware.testing import FakeClock, Outcome, recorded
 
@@ -103,6 +103,27 @@ def test_the_handshake_names_the_version(steps: Any, message: int) -> None:
     assert sent[message]["headers"][0] == (b"x-app", b"1")
     assert (b"x-canary-version", b"v2") in sent[message]["headers"]
     assert steps[message]["headers"] == [(b"x-app", b"1")]
+
+
+def test_the_handshake_gives_a_visitor_without_an_id_the_cookie_by_which_it_was_assigned() -> None:
+    canary = make(weight=50, key=[anonymous(secret="s")])
+    accepted: list[list[tuple[bytes, bytes]]] = []
+
+    async def send(item: Any) -> None:
+        accepted.append(item["headers"])
+
+    async def receive() -> Any:
+        return CONNECT
+
+    app = CanaryMiddleware(does(ACCEPT), canary=canary)
+    asyncio.run(app(websocket_scope(), receive, send))
+    (cookie,) = [value for name, value in accepted[0] if name == b"set-cookie"]
+    asyncio.run(app(websocket_scope(headers=[(b"cookie", cookie.partition(b";")[0])]), receive, send))
+
+    first, second = (dict(headers) for headers in accepted)
+    assert first[b"x-canary-version"] == second[b"x-canary-version"]
+    assert b"cache-control" not in first
+    assert b"set-cookie" not in second
 
 
 @pytest.mark.parametrize(("fails_after", "is_aborted"), [(0, True), (1, False), (2, False)])

@@ -702,3 +702,18 @@ def test_in_every_order_of_events_the_exchange_ends_once_and_the_server_sees_the
         assert not bare.wire or bare.wire[0][1][:3] in ("500", "503") or bare.error is not None
     elif read is None:
         assert_same(bare, ours, is_guarded=True)
+
+
+@pytest.mark.parametrize("tail", ["/a\xff", "/\xc3\xbc", "/a", ""])
+def test_behind_a_rewritten_prefix_every_byte_of_the_path_stays(tail: str) -> None:
+    found: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        found.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return [b""]
+
+    ours = CanaryMiddleware(app, canary=make(), rewrite={"v1": "/é1", "v2": "/é2"})
+    wsgi_trace(ours, environ=environ_of(path="/\xc3\xa91" + tail))
+
+    assert found == ["/\xc3\xa92" + tail]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -100,6 +101,17 @@ def test_a_path_prefix_is_rewritten_to_that_of_the_version(driver: Driver) -> No
     with driver.serve(canary, {"v1": where, "v2": where}, rewrite=rewrite) as client:
         assert client(target="/api/v1/posts/5", headers={USER: "u"}).text == "/api/v2/posts/5"
         assert client(target="/api/v2/posts/5").text == "/api/v1/posts/5"
+
+
+def test_a_path_prefix_may_be_any_text(driver: Driver) -> None:
+    canary = make(weight=100)
+
+    def where(call: Call) -> Reply:
+        return Reply(body=call.path.encode())
+
+    with driver.serve(canary, {"v1": where, "v2": where}, rewrite={"v1": "/école", "v2": "/é2"}) as client:
+        assert client(target=quote("/école/über"), headers={USER: "u"}).text == "/é2/über"
+        assert client(target=quote("/é2/a b")).text == "/école/a b"
 
 
 def test_a_streamed_answer_arrives_whole_and_is_counted_once(driver: Driver) -> None:
