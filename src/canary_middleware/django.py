@@ -137,6 +137,8 @@ class CanaryMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
         self.canary = get_canary()
+        for complaint in _fleeting_keys(self.canary):
+            raise ConfigError(complaint)
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
@@ -677,7 +679,7 @@ _PATH = "canary_middleware.django.CanaryMiddleware"
 
 @checks.register("canary")
 def check_settings(**_: object) -> list[checks.CheckMessage]:
-    """What ``manage.py check`` says of the settings; ids canary.E001 … E005, W001 … W003 are stable."""
+    """What ``manage.py check`` says of the settings; ids canary.E001 … E006, W001 … W003 are stable."""
     found: list[checks.CheckMessage] = []
     middleware = list(settings.MIDDLEWARE)
     if _PATH not in middleware:
@@ -691,6 +693,10 @@ def check_settings(**_: object) -> list[checks.CheckMessage]:
     if middleware.count(_PATH) > 1:
         found.append(checks.Error("CanaryMiddleware stands in MIDDLEWARE twice.", hint="Keep one.", id="canary.E003"))
     found.extend(_check_dispatch(canary))
+    found.extend(
+        checks.Error(complaint, hint="A user must keep the same key for a whole rollout.", id="canary.E006")
+        for complaint in _fleeting_keys(canary)
+    )
     found.extend(_check_order(canary, middleware.index(_PATH), middleware))
     return found
 
@@ -710,6 +716,21 @@ def _check_dispatch(canary: Canary) -> Iterator[checks.CheckMessage]:
             Rewrite(rewrite, versions)
         except ConfigError as error:
             yield checks.Error(f"CANARY_REWRITE: {error}", hint="Name one prefix per version.", id="canary.E005")
+
+
+def _fleeting_keys(canary: Canary) -> Iterator[str]:
+    """What is wrong with keys that change from one request to the next."""
+    engine = settings.SESSION_ENGINE
+    if not any(source == Session() for plan in canary.plan.rollouts for source in plan.key):
+        return
+    from django.contrib.sessions.backends.signed_cookies import SessionStore
+
+    if issubclass(import_string(f"{engine}.SessionStore"), SessionStore):
+        yield (
+            f"The plan's key is the session's own, and with SESSION_ENGINE = {engine!r} that changes whenever the "
+            'session is saved: users would flip between versions. Take by_user(), or by_session("…") with the name of '
+            "a value that the session keeps."
+        )
 
 
 def _check_order(canary: Canary, position: int, middleware: list[str]) -> Iterator[checks.CheckMessage]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import by_session, by_user, current, handlers
+from canary_middleware.errors import ConfigError
 from canary_middleware.testing import recorded
 
 from .django_project import OURS, USER, database, hit, hits, make, project, urlconf
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+STORED = "django.contrib.sessions.backends.db"
+SIGNED = "django.contrib.sessions.backends.signed_cookies"
 USERS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
 
@@ -389,7 +392,12 @@ def test_good_settings_pass_and_nothing_is_said_without_the_middleware() -> None
         ({"CANARY_URLCONF": {"v3": "shop.urls"}}, "canary.E004", "'v3'"),
         ({"CANARY_REWRITE": {"v1": "/v1", "v2": "v2/"}}, "canary.E005", "'v2/'"),
         ({"CANARY_REWRITE": {"v1": "/v1"}}, "canary.E005", "v2"),
-        ({"MIDDLEWARE": [OURS, SESSIONS], "CANARY": by_session}, "canary.W001", "SessionMiddleware"),
+        ({"SESSION_ENGINE": SIGNED, "CANARY": by_session, "MIDDLEWARE": [SESSIONS, OURS]}, "canary.E006", "by_user()"),
+        (
+            {"SESSION_ENGINE": STORED, "CANARY": by_session, "MIDDLEWARE": [OURS, SESSIONS]},
+            "canary.W001",
+            "SessionMiddleware",
+        ),
         ({"MIDDLEWARE": [SESSIONS, OURS, USERS], "CANARY": by_user}, "canary.W002", "AuthenticationMiddleware"),
         ({"MIDDLEWARE": [OURS, "django.middleware.gzip.GZipMiddleware"]}, "canary.W003", "behind"),
         ({"MIDDLEWARE": [OURS, "django.middleware.cache.UpdateCacheMiddleware"]}, "canary.W003", "behind"),
@@ -423,3 +431,13 @@ def test_the_middleware_itself_names_what_is_wrong() -> None:
 
     with pytest.raises(ImproperlyConfigured, match="CANARY is None: must be a Canary"), project(None, urlconf([])):  # type: ignore[arg-type]
         pass
+
+
+def test_a_session_key_that_changes_at_every_save_is_refused_and_what_the_session_holds_is_not() -> None:
+    from django.test import override_settings
+
+    with override_settings(SESSION_ENGINE=SIGNED):
+        with pytest.raises(ConfigError, match="by_user"), project(make(key=[by_session()]), urlconf([])):
+            pass
+        with project(make(key=[by_session("cart"), by_user()]), urlconf([])):
+            pass

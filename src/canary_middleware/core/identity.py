@@ -267,8 +267,8 @@ class Client:
     """
     The client's address: the connection's peer, or, behind trusted proxies only, what they say of it.
 
-    ``X-Forwarded-For`` is read from the right; the first address that is no trusted proxy is the client. A header
-    from anywhere else is a claim and is not read.
+    ``X-Forwarded-For`` is read from the right; the first address that is no trusted proxy is the client, its port left
+    out. A header from anywhere else is a claim and is not read.
 
     Args:
         trusted: networks such as ``"10.0.0.0/8"``; None takes the plan's ``trusted_proxies``.
@@ -289,7 +289,7 @@ class Client:
             return peer
         forwarded = head.header("x-forwarded-for")
         for hop in reversed((forwarded or "").split(",")):
-            address = hop.strip()
+            address = _without_port(hop.strip())
             if not address:
                 continue
             if not self._is_trusted(address):
@@ -315,6 +315,14 @@ class Client:
 
     def __hash__(self) -> int:
         return hash(("client", self.trusted))
+
+
+def _without_port(hop: str) -> str:
+    """The address of ``203.0.113.7:5123`` or ``[2001:db8::1]:443``: some proxies send ports, new per connection."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    address, _, port = hop.partition(":")
+    return address if port.isdecimal() else hop
 
 
 def _network(text: str) -> Any:  # Any: ipaddress is imported lazily
