@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from .troubles import logger
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
@@ -45,12 +47,18 @@ async def with_farewell(app: App, scope: Scope, receive: Receive, send: Send, fa
 
     try:
         await app(scope, asked, sent)
-    except Exception:
+    except Exception as error:
         if has_spoken:
             await part()  # a lifespan that breaks must not take the last interval with it
             raise
+        _tell("the app", error)
     if not has_spoken:
         await _silent(receive, sent)
+
+
+def _tell(who: str, error: Exception) -> None:
+    """It may be an app without a lifespan, or one that cannot start: only its author can say."""
+    logger().warning("%s raised before its lifespan began, and is served without one", who, exc_info=error)
 
 
 async def _silent(receive: Receive, send: Send) -> None:
@@ -96,6 +104,8 @@ class _One:
             if has_asked:
                 await self._from.put({"type": "raised", "message": f"{type(error).__qualname__}: {error}"})
                 return
+            if isinstance(error, Exception):
+                _tell(f"version {self.name}", error)
         await self._from.put({"type": "returned"})
 
     async def ask(self, kind: str) -> str | None:

@@ -112,6 +112,27 @@ def test_an_app_without_lifespan_gets_a_silent_one_and_is_said_farewell(app: Any
     assert (sent, error, farewell.closed) == (SERVED, None, [1])
 
 
+@pytest.mark.parametrize(
+    ("app", "who"), [(without, "the app"), (apps(without, ignores), "version stable")], ids=["one app", "two versions"]
+)
+def test_what_an_app_without_lifespan_raised_is_logged_once(
+    app: Any, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asyncio.run(lives(CanaryMiddleware(app, canary=make())))
+
+    (record,) = [record for record in caplog.records if record.name == "canary_middleware"]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is NotImplementedError
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(who)
+
+
+def test_an_app_that_returns_at_once_is_none_to_speak_of(caplog: pytest.LogCaptureFixture) -> None:
+    asyncio.run(lives(CanaryMiddleware(ignores, canary=make())))
+
+    assert caplog.records == []
+
+
 def test_a_startup_that_failed_without_being_asked_is_not_taken_for_an_app_without_lifespan() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "lifespan.startup.failed", "message": "no database"})
