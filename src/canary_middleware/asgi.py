@@ -327,7 +327,7 @@ class CanaryMiddleware:
         talk.scope = dict(fresh)
         if "state" in fresh:
             talk.scope["state"] = dict(fresh["state"])
-        session = _KeptSession(fresh["session"]) if "session" in fresh else None
+        session = self._kept_session(fresh["session"]) if "session" in fresh else None
         guard = _Guard(talk)
         try:
             await self._inside(talk, guard.receive, guard.send)
@@ -347,6 +347,13 @@ class CanaryMiddleware:
             session.restore()
         talk.rewind(fresh, guard.tape.replay)
         await self.run(talk)
+
+    def _kept_session(self, session: object) -> _KeptSession | None:
+        try:
+            return _KeptSession(session)
+        except Exception as error:  # noqa: BLE001 - a session of anybody's making, whose values may not be copied
+            self.canary.troubles.report("fallback", error, "stable finds what a failed canary wrote there")
+            return None
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         talk = _Websocket(scope, receive, send, self)

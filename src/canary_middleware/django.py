@@ -244,7 +244,10 @@ class CanaryMiddleware:
             exchange.missed = "body"
             return None
         fresh = copy.copy(request)
-        _separate(fresh, request)
+        try:
+            _separate(fresh, request)
+        except Exception as error:  # noqa: BLE001 - sessions and messages of anybody's making
+            self.canary.troubles.report("fallback", error, "stable finds what a failed canary wrote there")
         return fresh
 
     def _fell_back(self, response: HttpResponseBase, exchange: Exchange) -> None:
@@ -581,7 +584,8 @@ def _time_queries(canary: Canary) -> None:
 
 
 def _separate(fresh: HttpRequest, request: HttpRequest) -> None:
-    """Give *fresh* a session and messages of its own, as they are before the canary writes into those of *request*."""
+    """Give *fresh* what the canary may write into, as it is before: session, messages and META."""
+    fresh.META = dict(request.META)
     session = getattr(request, "session", None)
     if session is not None:
         twin = copy.copy(session)
@@ -604,8 +608,8 @@ def _own_messages(messages: Any, fresh: HttpRequest) -> Any:  # Any: a message s
 
 
 def _hand_over(fresh: HttpRequest, request: HttpRequest) -> None:
-    """Let the middlewares outside, which hold *request*, save what stable writes."""
-    for name in ("session", "_messages"):
+    """Let the middlewares outside, which hold *request*, see what stable writes: they save it, or set a CSRF cookie."""
+    for name in ("META", "session", "_messages"):
         if hasattr(fresh, name):
             setattr(request, name, getattr(fresh, name))
 

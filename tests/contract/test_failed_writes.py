@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -180,3 +181,64 @@ def test_a_session_that_is_no_dict_is_left_alone() -> None:
     wrapped = canary_asgi.CanaryMiddleware(app, canary=canary())
 
     assert asgi_request(wrapped, scope={"session": "of somebody's making"}).text == "of somebody's making"
+
+
+def test_a_session_that_cannot_be_copied_is_told_once_and_stable_answers_all_the_same() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["state"]["canary"].version == "v2":
+            raise RuntimeError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one"})
+
+    served = canary()
+    wrapped = canary_asgi.CanaryMiddleware(app, canary=served)
+
+    assert asgi_request(wrapped, scope={"session": {"pool": threading.Lock()}}).text == "one"
+    assert served.internal_errors() == {("fallback", "TypeError"): 1}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_djangos_other_storages_are_told_once_and_stable_answers_all_the_same(is_async: bool) -> None:
+    from django.http import HttpResponse
+    from django.urls import path
+
+    def one(request: Any) -> Any:
+        return HttpResponse("one")
+
+    def two(request: Any) -> None:
+        raise RuntimeError
+
+    def key(request: Any) -> str:
+        request._messages = "of somebody's making"
+        return "anybody"
+
+    served = Canary("checkout", key=[key], overrides={"users": {"v2": ["anybody"]}}, environ={})
+    with project(served, urlconf([path("", handlers(one, two))]), is_async=is_async) as client:
+        assert client().text == "one"
+
+    assert served.internal_errors() == {("fallback", "AttributeError"): 1}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_failed_canary_wrote_into_meta_is_gone_and_what_stable_writes_reaches_djangos_csrf(
+    is_async: bool,
+) -> None:
+    from django.http import HttpResponse
+    from django.middleware.csrf import get_token
+    from django.urls import path
+
+    def one(request: Any) -> Any:
+        get_token(request)
+        return HttpResponse(str(request.META.get("v2")))
+
+    def two(request: Any) -> None:
+        request.META["v2"] = True
+        raise RuntimeError
+
+    urls = urlconf([path("", handlers(one, two))])
+    middleware = ["django.middleware.csrf.CsrfViewMiddleware", "canary_middleware.django.CanaryMiddleware"]
+    with project(canary(), urls, middleware=middleware, is_async=is_async) as client:
+        answer = client()
+
+    assert answer.text == "None"
+    assert "csrftoken=" in cookies(answer)
