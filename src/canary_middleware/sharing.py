@@ -125,6 +125,8 @@ class Sharing:
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.stop(timeout_s)
+        else:  # steered or asked without a request: nobody else closes it
+            self.store.close()
 
     def change(
         self,

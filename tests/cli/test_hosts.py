@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from flask import Flask
 
-from canary_middleware import Canary, open_store
-from canary_middleware.control import Control
+from canary_middleware import Canary
 from canary_middleware.flask import init_app
 from tests.support.servers import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from .conftest import Terminal
@@ -101,10 +101,11 @@ def test_a_program_may_call_it(terminal: Terminal, tmp_path: Path, url: str) -> 
 
 
 @pytest.fixture
-def app(url: str) -> Flask:
-    app = Flask(__name__)
-    init_app(app, Canary("checkout", stages=[10], store=url, environ={}))
-    return app
+def app(url: str) -> Iterator[Flask]:
+    app, canary = Flask(__name__), Canary("checkout", stages=[10], store=url, environ={})
+    init_app(app, canary)
+    yield app
+    canary.close()
 
 
 def test_flask_knows_the_store_of_its_canary(terminal: Terminal, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,4 +120,4 @@ def test_flask_knows_the_store_of_its_canary(terminal: Terminal, app: Flask, mon
     assert "Usage: flask canary" in helped.stdout
     assert "rollback" in helped.stdout
     assert wrong.exit_code == 2
-    assert Control(open_store(terminal.url)).rollout("checkout").weight_ppm == 50_000
+    assert terminal.control.rollout("checkout").weight_ppm == 50_000

@@ -27,8 +27,10 @@ def completion(context: click.Context, shell: str | None) -> None:
 
 def rollout_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """The rollouts of the store that the line so far names; none where it cannot be asked."""
+    session = Session(store=context.params.get("store"), plan=context.params.get("plan"))
     try:
-        session = Session(store=context.params.get("store"), plan=context.params.get("plan"))
         return [name for name in session.control.names() if name.startswith(incomplete)]
     except CanaryError:
         return []
+    finally:
+        session.close()

@@ -117,6 +117,11 @@ class Session:
         _require_reachable(store)
         return Control(store)
 
+    def close(self) -> None:
+        """Close the store, where this run has opened it; one that a host handed in is the host's."""
+        if "control" in vars(self) and self.control.store is not self._host.store:
+            self.control.store.close()
+
     def rollout(self, name: str | None) -> Rollout:
         """The rollout called *name*; where the store holds one, its name may be left out."""
         if name is not None:
@@ -210,12 +215,14 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         **kwargs: Any,
     ) -> None:
         host = click.get_current_context().find_object(Host)
+        session = Session(store=store, plan=plan, actor=actor, reason=reason, as_json=as_json, host=host)
         try:
-            session = Session(store=store, plan=plan, actor=actor, reason=reason, as_json=as_json, host=host)
             function(session, *args, **kwargs)
         except Failed as error:
             _end(str(error), error.code, as_json=as_json)
         except CanaryError as error:
             _end(str(error), _code_of(error), as_json=as_json)
+        finally:
+            session.close()
 
     return run
