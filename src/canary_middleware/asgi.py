@@ -560,14 +560,7 @@ class _Guard:
         talk.release = self.tape.drop
 
     def _may_fall_back(self) -> bool:
-        """Whether stable can still take over; where not, the exchange says why."""
-        if self._is_committed:
-            self._talk.missed = "started"
-        elif self.tape.is_over:
-            self._talk.missed = "body"
-        else:
-            return True
-        return False
+        return self._talk.may_fall_back(has_started=self._is_committed, is_body_over=self.tape.is_over)
 
     async def receive(self) -> Message:
         if self.failure is not None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
     from .admin import AdminAPI, Mount, Principal
+    from .admin.exchange import Problem
 
 
 class DjangoHead(WsgiHead):
@@ -240,8 +241,8 @@ class CanaryMiddleware:
                 request.body  # noqa: B018 - read before the copy is made: Django closes the stream behind it
         except Exception:  # noqa: BLE001 - too long for Django, or the client left: the view will see it
             is_kept = False
-        if not is_kept:
-            exchange.missed = "body"
+        # Streams begin behind the middlewares: whatever fails here has sent nothing.
+        if not exchange.may_fall_back(has_started=False, is_body_over=not is_kept):
             return None
         fresh = copy.copy(request)
         try:
@@ -668,12 +669,17 @@ def _administered(api: AdminAPI, request: HttpRequest, path: str) -> HttpRespons
     return response
 
 
-def _small_body(request: HttpRequest) -> bytes | None:
-    from .admin import MAX_BODY
+def _small_body(request: HttpRequest) -> bytes | Problem:
+    from .admin.exchange import MAX_BODY, cut_short, too_long, without_length
 
-    if body_size(request) > MAX_BODY:
-        return None
-    return request.body if body_size(request) >= 0 else b""
+    size = body_size(request)
+    if size > MAX_BODY:
+        return too_long()
+    if size < 0:
+        # Django itself takes a body without a length for none.
+        sent = request.headers.get("transfer-encoding") or request.headers.get("content-length")
+        return without_length() if sent else b""
+    return request.body if len(request.body) == size else cut_short()
 
 
 # -- system checks ---------------------------------------------------------------------------------------------

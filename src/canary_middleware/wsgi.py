@@ -489,7 +489,7 @@ class _Guarded:
             middleware.note(environ, exchange)
         except Exception as error:
             middleware.note(environ, exchange)
-            if self._cannot_fall_back():
+            if not self._may_fall_back():
                 self._commit()
                 exchange.raised(error)
                 raise
@@ -500,7 +500,7 @@ class _Guarded:
         finally:
             _detach(recorder, exchange, scope)
             active.reset(token)
-        if self._is_failing() and not self._cannot_fall_back():
+        if self._is_failing() and self._may_fall_back():
             _close(body)
             return self._by_stable(Failure(exchange.status, exchange.error_type or str(exchange.status)))
         if self._start is not None and (type(body) in _WHOLE or _is_file(body, environ)):
@@ -523,7 +523,7 @@ class _Guarded:
 
     def _write(self, data: bytes) -> object:
         """The write() callable: a first byte, unless the answer is about to be dropped."""
-        if self._is_failing() and not self._cannot_fall_back():
+        if self._is_failing() and self._may_fall_back():
             # Kept, for the case that the app goes on to read a body that is too long to be replayed.
             self._written.append(data)
             return None
@@ -532,15 +532,10 @@ class _Guarded:
     def _is_failing(self) -> bool:
         return not self._is_committed and self._start is not None and self.exchange.status in UNAVAILABLE
 
-    def _cannot_fall_back(self) -> bool:
-        """Whether stable cannot take over any more; says why in the exchange, where it would have had to."""
-        if self._is_committed:
-            self.exchange.missed = "started"
-        elif self._tape is not None and self._tape.is_over:
-            self.exchange.missed = "body"
-        else:
-            return False
-        return True
+    def _may_fall_back(self) -> bool:
+        tape = self._tape
+        is_over = tape is not None and tape.is_over
+        return self.exchange.may_fall_back(has_started=self._is_committed, is_body_over=is_over)
 
     def _commit(self) -> Callable[[bytes], object] | None:
         """Pass the held start_response on: from here on the canary's answer is the answer."""
@@ -572,15 +567,15 @@ class _Guarded:
         except StopIteration:
             chunk = None
         except Exception as error:
-            if self._cannot_fall_back():
+            if not self._may_fall_back():
                 self._commit()
                 raise
             body.serve(self._by_stable, Failure(500, type(error).__qualname__, error))
             return None
-        if self._start is None and not self._cannot_fall_back():
+        if self._start is None and self._may_fall_back():
             body.serve(self._by_stable, Failure(500, _UNSTARTED))
             return None
-        if self._is_failing() and not self._cannot_fall_back():
+        if self._is_failing() and self._may_fall_back():
             failure = Failure(exchange.status, exchange.error_type or str(exchange.status))
             body.serve(self._by_stable, failure)
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,20 @@ def test_a_fallback_counts_as_the_canarys_failure_whatever_stable_answers() -> N
     assert (current.assignment.version, current.assignment.reason) == ("v1", "fallback")
     assert current.decided is decided
     assert current.variant.version == "v2"
+
+
+@pytest.mark.parametrize(
+    ("has_started", "is_body_over", "missed"),
+    [(False, False, None), (True, False, "started"), (False, True, "body"), (True, True, "started")],
+)
+def test_stable_may_take_over_until_a_byte_is_out_or_a_body_lost_and_the_exchange_says_why_not(
+    has_started: bool, is_body_over: bool, missed: str | None
+) -> None:
+    current = exchange([])
+
+    may = current.may_fall_back(has_started=has_started, is_body_over=is_body_over)
+
+    assert (may, current.missed) == (missed is None, missed)
 
 
 def test_a_version_that_nothing_serves_is_reported_and_given_to_stable() -> None:

@@ -160,6 +160,22 @@ class Exchange:
             self.status = 500
         self.finish()
 
+    def may_fall_back(self, *, has_started: bool, is_body_over: bool) -> bool:
+        """
+        Whether stable can still take over a canary that failed; where not, ``missed`` says why.
+
+        Args:
+            has_started: a byte of the canary's answer is out, or may be.
+            is_body_over: the request's body was too long to keep for stable.
+        """
+        if has_started:
+            self.missed = "started"
+        elif is_body_over:
+            self.missed = "body"
+        else:
+            return True
+        return False
+
     def fall_back(self, failure: Failure) -> None:
         """The canary failed: from here on stable serves, and the request counts as the canary's failure."""
         self.failure = failure
