@@ -166,7 +166,8 @@ def test_a_rollback_and_the_emergency_need_no_revision(driver: Driver) -> None:
         steward = Steward(client)
 
         assert data(steward.post("/emergency"))[0]["phase"] == "locked"
-        assert data(steward.post("/emergency")) == []
+        # Pressed twice it stops twice: this worker may not know that somebody let go in between.
+        assert data(steward.post("/emergency"))[0]["phase"] == "locked"
         assert data(steward.post("/emergency", {"state": "off"}))[0]["phase"] == "rolled_back"
         assert data(steward.post("/retry", {}), 400)["detail"].startswith("revision must be there")
         assert client(headers={"x-user-id": "amy"}).text == "one"

@@ -5,13 +5,13 @@ The API itself: one table of what there is, who may do it, and how it ends. Serv
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.exchange import Exchange, active
-from ..core.fields import Reader
-from ..errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
+from ..errors import CanaryError, ConfigError, StaleRevision, TransitionRefused
 from . import verbs, views
-from .exchange import MAX_BODY, Answer, Problem, Request, ok
+from .exchange import Answer, Problem, Request, ok
 from .openapi import document
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class Look(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A POST: what carries it out, and the members of its body besides those that all have."""
+    """A POST: what carries it out, and the members of its body."""
 
     carry_out: Callable[[verbs.Order], Any]
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = verbs.COMMON
 
 
 LOOKS: Final = {
@@ -43,15 +43,15 @@ LOOKS: Final = {
     "/explain": Look(views.explain, ("user", "rollout")),
 }
 VERBS: Final = {
-    "/set": Verb(verbs.set_, ("weight",)),
+    "/set": Verb(verbs.set_, ("weight", *verbs.COMMON)),
     "/start": Verb(verbs.start),
     "/advance": Verb(verbs.advance),
     "/approve": Verb(verbs.approve),
     "/pause": Verb(verbs.pause),
     "/resume": Verb(verbs.resume),
     "/retry": Verb(verbs.retry),
-    "/rollback": Verb(verbs.rollback, ("to_previous",)),
-    "/emergency": Verb(verbs.emergency, ("state",)),
+    "/rollback": Verb(verbs.rollback, ("to_previous", *verbs.COMMON)),
+    "/emergency": Verb(verbs.emergency, ("state", *verbs.COMMON[1:])),
 }
 _OPENAPI: Final = "/openapi.json"
 _LONGEST_ACTOR: Final = 64
@@ -94,11 +94,12 @@ class AdminAPI:
             return document(LOOKS, VERBS)
         if path in LOOKS:
             _require_method(request, "GET")
+            _require_known(request.query, LOOKS[path].query)
             return LOOKS[path].answer(self.canary, request.query)
         if path in VERBS:
             _require_method(request, "POST")
             self._require_own_site(request, principal)
-            return VERBS[path].carry_out(verbs.Order(self.canary, _body(request), _actor(request, principal)))
+            return VERBS[path].carry_out(verbs.Order(self.canary, _members(request), _actor(request, principal)))
         known = ", ".join((*LOOKS, *VERBS, _OPENAPI))
         raise Problem(404, f"there is no {path!r} here; there are {known}")
 
@@ -114,9 +115,14 @@ class AdminAPI:
         """Another site's page must not steer with the cookie of whoever looks at it."""
         if not principal.by_browser:
             return
-        origin, host = request.header("origin"), request.header("host")
-        site = request.header("sec-fetch-site")
-        if site not in (None, "same-origin", "none") or (origin and origin.partition("://")[2] != host):
+        origin, site = request.header("origin"), request.header("sec-fetch-site")
+        # Pages cannot forge the one; browsers without it send the other, which a proxy that renames the host belies.
+        is_own = (
+            site in ("same-origin", "none")
+            if site is not None
+            else origin is None or origin.partition("://")[2] == request.header("host")
+        )
+        if not is_own:
             raise Problem(403, "this request comes from another site's page")
 
     def _warn_if_covered(self) -> None:
@@ -137,16 +143,26 @@ def _require_method(request: Request, method: str) -> None:
     raise Problem(405, f"{request.path} takes {allowed}", (("Allow", allowed),))
 
 
+def _require_known(query: Mapping[str, str], known: tuple[str, ...]) -> None:
+    """What is mistyped must not answer for something else."""
+    for name in query:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            raise Problem(400, f"{name!r} in the query is not known: {hint}")
+
+
 def _actor(request: Request, principal: Principal) -> str:
     """Who it is, and for whom a program that shares a token says that it acts."""
-    told = (request.header("x-canary-actor") or "").strip()
-    said = "".join(letter if letter.isprintable() else "?" for letter in told[:_LONGEST_ACTOR])
-    return f"{principal.name} ({said})" if said else principal.name
+    name = verbs.in_one_line(str(principal.name))
+    said = verbs.in_one_line((request.header("x-canary-actor") or "").strip()[:_LONGEST_ACTOR])
+    return f"{name} ({said})" if said else name
 
 
-def _body(request: Request) -> Reader:
-    if request.body is None:
-        raise Problem(413, f"the body is longer than {MAX_BODY:,} bytes")
+def _members(request: Request) -> dict[str, Any]:
+    """The members of the request's body."""
+    if isinstance(request.body, Problem):
+        raise request.body
     kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
     # A page of another site can send a form, but no JSON without asking first.
     if kind != "application/json":
@@ -157,7 +173,7 @@ def _body(request: Request) -> Reader:
         raise Problem(400, f"the body is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise Problem(400, f"the body is a JSON {type(found).__name__}: must be an object")
-    return Reader(found, "")
+    return found
 
 
 def _no_number(name: str) -> float:
@@ -176,6 +192,5 @@ def _problem_of(error: CanaryError) -> Problem:
         return Problem(409, str(error))
     if isinstance(error, TransitionRefused):
         return Problem(422, str(error))
-    if isinstance(error, StoreUnavailable):
-        return Problem(503, str(error), _RETRY)
-    return Problem(400, str(error))
+    # Whatever else it may be, the request is not to blame: that was found out before.
+    return Problem(503, str(error), _RETRY)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from ..errors import ConfigError
 from .access import Access
 from .api import AdminAPI
-from .exchange import MAX_BODY, Request
+from .exchange import MAX_BODY, Problem, Request, cut_short, too_long, without_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,7 +93,9 @@ class Mount:
     """
 
     def __init__(self, admin: str | Admin, canary: Canary, authenticator: Authenticator | None = None) -> None:
-        wanted = Admin(admin) if isinstance(admin, str) else admin
+        wanted = admin if isinstance(admin, Admin) else Admin(admin)
+        if not isinstance(wanted.path, str):
+            raise ConfigError(f"admin = {admin!r}: must be a path such as '/admin/canary', or an admin.Admin")
         self._prefix = wanted.path.rstrip("/")
         if not self._prefix.startswith("/"):
             raise ConfigError(
@@ -139,14 +141,28 @@ def answer_wsgi(api: AdminAPI, environ: Environ, start_response: StartResponse, 
     return [answer.body]
 
 
-def _read(environ: Environ) -> bytes | None:
-    """The body; None where it is too long. Without a length there is none that WSGI promises an end of."""
-    length = environ.get("CONTENT_LENGTH") or ""
+def _read(environ: Environ) -> bytes | Problem:
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        # WSGI promises no end of such a body; some servers do.
+        body = _taken(environ, MAX_BODY + 1) if environ.get("wsgi.input_terminated") else without_length()
+        return too_long() if isinstance(body, bytes) and len(body) > MAX_BODY else body
+    length = environ.get("CONTENT_LENGTH") or "0"
     if not (length.isascii() and length.isdecimal()):
-        return b""
+        return without_length()
     if int(length[:12]) > MAX_BODY:
-        return None
-    return cast("bytes", environ["wsgi.input"].read(int(length)))
+        return too_long()
+    body = _taken(environ, int(length))
+    return body if len(body) == int(length) else cut_short()
+
+
+def _taken(environ: Environ, most: int) -> bytes:
+    body = b""
+    while len(body) < most:
+        piece = environ["wsgi.input"].read(most - len(body))
+        if not piece:
+            break
+        body += piece
+    return body
 
 
 async def answer_asgi(api: AdminAPI, scope: Scope, receive: Receive, send: Send, path: str) -> None:
@@ -164,17 +180,17 @@ async def answer_asgi(api: AdminAPI, scope: Scope, receive: Receive, send: Send,
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _receive(receive: Receive) -> bytes | None:
+async def _receive(receive: Receive) -> bytes | Problem:
     chunks, length = [], 0
     while length <= MAX_BODY:
         message = await receive()
         if message["type"] != "http.request":
-            return b""  # the client has left
+            return cut_short()
         chunks.append(message.get("body", b""))
         length += len(chunks[-1])
         if not message.get("more_body", False):
             break
-    return None if length > MAX_BODY else b"".join(chunks)
+    return too_long() if length > MAX_BODY else b"".join(chunks)
 
 
 def local_path(scope: Mapping[str, Any]) -> str:

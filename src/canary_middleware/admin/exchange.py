@@ -5,7 +5,7 @@ Requests and answers of the admin API, without a server: what the front doors tr
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,7 @@ _TITLES: Final = {
     404: "Not found",
     405: "Method not allowed",
     409: "Changed by somebody else",
+    411: "Length required",
     413: "Too long",
     415: "Unsupported media type",
     422: "Refused",
@@ -41,7 +42,8 @@ class Request(NamedTuple):
         path: below the mount point, beginning with ``/``.
         query: each name's first value.
         header: a header's value by its lower-case name, or None.
-        body: None where it is longer than MAX_BODY.
+        body: or what is wrong with it. One that was not read whole must not pass for an empty one, which says
+            "all of it, now" to some verbs.
         native: the framework's own request.
     """
 
@@ -49,7 +51,7 @@ class Request(NamedTuple):
     path: str
     query: Mapping[str, str]
     header: Callable[[str], str | None]
-    body: bytes | None
+    body: bytes | Problem
     native: object
 
 
@@ -64,17 +66,31 @@ class Answer(NamedTuple):
 class Problem(Exception):
     """A request that is answered with an error (RFC 9457)."""
 
-    def __init__(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = (), **more: Any) -> None:
+    def __init__(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers
-        self.more = more  # further members of the problem, such as the revision in place
 
     def answer(self) -> Answer:
         """What the client gets."""
         document = {"type": "about:blank", "title": _TITLES[self.status], "status": self.status, "detail": self.detail}
-        return _answer(self.status, {**document, **self.more}, "application/problem+json", self.headers)
+        return _answer(self.status, document, "application/problem+json", self.headers)
+
+
+def too_long() -> Problem:
+    """What is wrong with a body that was not read for its length."""
+    return Problem(413, f"the body is longer than {MAX_BODY:,} bytes")
+
+
+def cut_short() -> Problem:
+    """What is wrong with a body whose client left before its end."""
+    return Problem(400, "the body ended before its length")
+
+
+def without_length() -> Problem:
+    """What is wrong with a body that has no end the server tells of."""
+    return Problem(411, "this server does not tell where a body without Content-Length ends: send one")
 
 
 def ok(data: object) -> Answer:

@@ -25,7 +25,7 @@ _MEMBERS: Final[dict[str, dict[str, Any]]] = {
     "to_previous": {"type": "boolean", "default": False, "description": "one stage down instead of to 0"},
     "state": {"type": "string", "enum": ["on", "off"], "default": "on"},
     "rollout": {"type": "string", "description": _QUERY["rollout"][1]},
-    "reason": {"type": "string", "description": "why, for the audit trail"},
+    "reason": {"type": "string", "maxLength": 1000, "description": "why, for the audit trail"},
     "revision": {"type": "integer", "minimum": 0, "description": "what the decision was made on, from GET status"},
     "wait": {
         "type": "number",
@@ -34,16 +34,20 @@ _MEMBERS: Final[dict[str, dict[str, Any]]] = {
         "description": "seconds to wait, at most 5, until every live worker serves the change",
     },
 }
-_COMMON: Final = ("rollout", "reason", "revision", "wait")
 _WITHOUT_REVISION: Final = frozenset({"/pause", "/rollback", "/emergency"})
 _ERRORS: Final = {
     "400": "something is wrong with the request; says what would be right",
     "401": "no token, or a wrong one",
     "403": "may look, and not change anything; or the page of another site",
+    "405": "another method",
+    "500": "the service's log says more",
     "503": "the store cannot be reached",
 }
 _VERB_ERRORS: Final = {
     "409": "somebody else changed it first; says who and what",
+    "411": "the server cannot tell where the body ends; send Content-Length",
+    "413": "the body is too long",
+    "415": "the body is no application/json",
     "422": "the rollout's phase does not allow it; says what would",
 }
 
@@ -96,7 +100,7 @@ def _look(path: str, look: Look) -> dict[str, Any]:
 
 
 def _verb(path: str, verb: Verb) -> dict[str, Any]:
-    members = (*verb.members, *_COMMON)
+    members = verb.members
     required = [name for name in ("weight",) if name in members]
     if path not in _WITHOUT_REVISION:
         required.append("revision")

@@ -4,24 +4,33 @@ What may be changed: each verb a pure transition, decided on a revision, with it
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ..acknowledged import wait_for_workers
 from ..core import transitions
-from ..core.fields import percent
-from ..errors import StoreUnavailable
+from ..core.fields import Reader, percent
+from ..errors import StoreUnavailable, TransitionRefused
 from .exchange import Problem
+from .views import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ..canary import Canary
-    from ..core.fields import Reader
     from ..core.rollout import Rollout
 
     Transition = Callable[[Rollout], Rollout]
 
+COMMON: Final = ("rollout", "reason", "revision", "wait")
+"""The members that verbs have in common."""
 _LONGEST_WAIT_S: Final = 5.0
+_LONGEST_REASON: Final = 1000
+
+
+def in_one_line(text: str) -> str:
+    """*text* as a terminal may show it: the audit trail is read there, and an escape could hide a line of it."""
+    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
 
 
 class Order:
@@ -29,37 +38,60 @@ class Order:
     One change that somebody asked for.
 
     Args:
-        reader: of the request's body.
+        members: of the request's body.
         actor: who it is.
     """
 
-    def __init__(self, canary: Canary, reader: Reader, actor: str) -> None:
+    def __init__(self, canary: Canary, members: Mapping[str, Any], actor: str) -> None:
+        self._problems: list[str] = []
         self.canary = canary
-        self.reader = reader
+        self.reader = reader = Reader(members, "", self._problems)
         self.actor = actor
-        self.name = reader.text("rollout", None)
-        self.reason = reader.text_or_off("reason", None) or ""
+        self.reason = in_one_line(reader.text_or_off("reason", None) or "")
         self.revision = reader.integer("revision", -1)
-        self.wait_s = reader.number("wait", least=0.0) or 0.0
+        wait_s = min(reader.number("wait", least=0.0) or 0.0, _LONGEST_WAIT_S)
+        self._until = time.monotonic() + wait_s
+        if len(self.reason) > _LONGEST_REASON:
+            reader.add(f"reason has {len(self.reason)} characters: must have {_LONGEST_REASON} at most")
+
+    def require_right(self) -> None:
+        """Raise a Problem that names all that is wrong with the body."""
+        self.reader.finish()
+        if self._problems:
+            raise Problem(400, "; ".join(self._problems))
 
     def carry_out(self, verb: str, transition: Transition, *, on_sight: bool = True) -> dict[str, Any]:
         """
-        Make the change.
+        Change the rollout that the body names.
 
         Args:
             on_sight: whether the revision that it was decided on must be told.
         """
-        self.reader.finish()
-        self.reader.raise_problems()
-        name = self.canary.rollout(self.name).name
+        wanted = self.reader.text("rollout", None)
+        self.require_right()
+        name = named(self.canary, wanted)
         if on_sight and self.revision < 0:
             raise Problem(400, f"revision must be there: {verb} is decided on a state; take it from GET status")
-        before = self.canary.rollout(name)
-        expect = self.revision if self.revision >= 0 else None
-        after = self.canary.change(verb, transition, rollout=name, actor=self.actor, reason=self.reason, expect=expect)
+        return self.result(*self.change(name, verb, transition))
+
+    def change(self, name: str, verb: str, transition: Transition) -> tuple[Rollout, Rollout]:
+        """The rollout called *name* before and after it."""
+        seen = [self.canary.rollout(name)]
+
+        def apply(current: Rollout) -> Rollout:
+            seen.append(current)
+            return transition(current)
+
+        # A rollback stops whatever there is, not only what its author has seen.
+        expect = self.revision if self.revision >= 0 and verb not in _REGARDLESS else None
+        after = self.canary.change(verb, apply, rollout=name, actor=self.actor, reason=self.reason, expect=expect)
+        return seen[-1], after
+
+    def result(self, before: Rollout, after: Rollout) -> dict[str, Any]:
+        """What is said of a change; waits for the workers as long as the body asks for."""
         workers, problem = self._workers(after)
         return {
-            "rollout": name,
+            "rollout": after.name,
             "revision": after.revision,
             "phase": after.phase,
             "phase_reason": after.phase_reason,
@@ -74,8 +106,9 @@ class Order:
         store = self.canary.store
         if store is None:
             return None, None
+        left_s = max(0.0, self._until - time.monotonic())
         try:
-            found = wait_for_workers(store, after.name, after.revision, timeout_s=min(self.wait_s, _LONGEST_WAIT_S))
+            found = wait_for_workers(store, after.name, after.revision, timeout_s=left_s)
         except StoreUnavailable as error:
             # What needs the store was refused before; a rollback does not, and is owed to it.
             return None, f"in force in this worker, and told to the others when the store is back: {error}"
@@ -88,10 +121,24 @@ class Order:
         }, None
 
 
+_REGARDLESS: Final = frozenset({"rollback", "emergency"})
+"""Verbs that are carried out whatever the revision."""
+
+
 def set_(order: Order) -> Any:
     """Set the weight by hand, in percent; the plan pauses there."""
     weight_ppm = order.reader.percent("weight", None)
-    return order.carry_out("set", lambda current: transitions.set_weight(current, weight_ppm))
+    return order.carry_out("set", lambda current: _set_weight(order.canary, current, weight_ppm))
+
+
+def _set_weight(canary: Canary, current: Rollout, weight_ppm: int) -> Rollout:
+    served = canary.rollout(current.name)
+    if served.pinned_ppm is not None:
+        raise TransitionRefused(
+            f"cannot set the weight of {served.name!r}: {served.plan.env.weight} in the environment pins it to "
+            f"{percent(served.pinned_ppm):g} %; change or remove that variable and restart, or POST rollback"
+        )
+    return transitions.set_weight(current, weight_ppm)
 
 
 def start(order: Order) -> Any:
@@ -136,12 +183,32 @@ def rollback(order: Order) -> Any:
 def emergency(order: Order) -> Any:
     """Every rollout and override off, latched (``state`` = ``on``); ``off`` leaves them rolled back."""
     state = order.reader.choice("state", "on", ("on", "off"))
-    transition = transitions.lock if state == "on" else transitions.unlock
-    order.reader.finish()
-    order.reader.raise_problems()
-    results = []
-    for rollout in order.canary.rollouts():
-        if (rollout.phase == "locked") != (state == "on"):
-            order.name = rollout.name
-            results.append(order.carry_out("emergency", transition, on_sight=False))
-    return results
+    if "rollout" in order.reader:
+        order.reader.any("rollout", None)
+        order.reader.add("rollout must not be there: an emergency stops them all; POST rollback stops one")
+    order.require_right()
+    changed = _stop_all(order) if state == "on" else _let_go_all(order)
+    # Only now: no rollout may have to wait until the workers of another have heard of theirs.
+    return [order.result(before, after) for before, after in changed]
+
+
+def _stop_all(order: Order) -> list[tuple[Rollout, Rollout]]:
+    # Also what this worker takes to be stopped: somebody may have let it go a moment ago.
+    return [order.change(rollout.name, "emergency", transitions.lock) for rollout in order.canary.rollouts()]
+
+
+def _let_go_all(order: Order) -> list[tuple[Rollout, Rollout]]:
+    control = order.canary.control
+    names = [rollout.name for rollout in order.canary.rollouts()]
+    if control is None:
+        locked = [name for name in names if order.canary.rollout(name).phase == "locked"]
+        return [order.change(name, "emergency", transitions.unlock) for name in locked]
+    # As the store has it, and in the store: this worker may not have heard of the latch yet.
+    found = [before for before in map(control.rollout, names) if before.phase == "locked"]
+    return [
+        (
+            before,
+            control.change(before.name, "emergency", transitions.unlock, actor=order.actor, reason=order.reason),
+        )
+        for before in found
+    ]

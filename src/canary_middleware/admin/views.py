@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from ..status import event_of, status_here, status_of
+from ..summary import by_endpoint, summarise
 from .exchange import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..canary import Canary
+    from ..core.plan import RolloutPlan
+    from ..counts import Cell, Series
 
 _MOST_EVENTS = 1000
 
@@ -21,8 +25,11 @@ def metrics(canary: Canary, query: Mapping[str, str]) -> Any:
     """Both versions' figures and their comparison, of every worker; of one endpoint with ``endpoint=``."""
     name, raw = _rollout(canary, query), _flag(query, "raw")
     if "endpoint" not in query:
-        return canary.metrics_summary(name, raw=raw)
-    endpoints = canary.endpoint_metrics(name, raw=raw)
+        series = _fleet(canary, name)
+        if series is None:
+            return canary.metrics_summary(name, raw=raw)
+        return summarise(*series, raw=raw)
+    endpoints = _endpoints(canary, name, raw=raw)
     found = endpoints.get(query["endpoint"])
     if found is None:
         known = ", ".join(sorted(endpoints)) or "none yet"
@@ -32,7 +39,25 @@ def metrics(canary: Canary, query: Mapping[str, str]) -> Any:
 
 def endpoints(canary: Canary, query: Mapping[str, str]) -> Any:
     """The same for each endpoint, by its route template."""
-    return canary.endpoint_metrics(_rollout(canary, query), raw=_flag(query, "raw"))
+    return _endpoints(canary, _rollout(canary, query), raw=_flag(query, "raw"))
+
+
+def _endpoints(canary: Canary, name: str, *, raw: bool) -> dict[str, dict[str, Any]]:
+    series = _fleet(canary, name)
+    return canary.endpoint_metrics(name, raw=raw) if series is None else by_endpoint(*series, raw=raw)
+
+
+def _fleet(canary: Canary, name: str) -> tuple[Mapping[Series, Cell], RolloutPlan, float] | None:
+    """
+    What every worker has counted; None where this process is all there is.
+
+    Raises:
+        StoreUnavailable: this worker's own counts, which the Canary would give then, are not what was asked for.
+    """
+    if canary.sharing is None:
+        return None
+    series, elapsed_s = canary.sharing.counted(name)
+    return series, canary.rollout(name).plan, elapsed_s
 
 
 def status(canary: Canary, query: Mapping[str, str]) -> Any:
@@ -71,9 +96,16 @@ def explain(canary: Canary, query: Mapping[str, str]) -> Any:
     return canary.explain(user, rollout=_rollout(canary, query))
 
 
+def named(canary: Canary, name: str | None) -> str:
+    """The name of a rollout, where None will do if there is only one. Raises Problem, which says which there are."""
+    try:
+        return canary.rollout(name).name
+    except ConfigError as error:
+        raise Problem(400, str(error)) from error
+
+
 def _rollout(canary: Canary, query: Mapping[str, str]) -> str:
-    """The rollout's name that was asked for. Raises ConfigError, which says which there are."""
-    return canary.rollout(query.get("rollout")).name
+    return named(canary, query.get("rollout"))
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:
