@@ -155,8 +155,16 @@ def _require_known(query: Mapping[str, str], known: tuple[str, ...]) -> None:
 def _actor(request: Request, principal: Principal) -> str:
     """Who it is, and for whom a program that shares a token says that it acts."""
     name = verbs.in_one_line(str(principal.name))
-    said = verbs.in_one_line((request.header("x-canary-actor") or "").strip()[:_LONGEST_ACTOR])
+    said = verbs.in_one_line(_as_sent(request.header("x-canary-actor") or "").strip()[:_LONGEST_ACTOR])
     return f"{name} ({said})" if said else name
+
+
+def _as_sent(header: str) -> str:
+    """*header*, which servers read as Latin-1, as the UTF-8 that most clients send."""
+    try:
+        return header.encode("latin-1").decode()
+    except ValueError:
+        return header
 
 
 def _members(request: Request) -> dict[str, Any]:

@@ -72,6 +72,9 @@ def _status(canary: Canary, name: str) -> dict[str, Any]:
     control = canary.control
     if control is None:
         return status_here(canary, name)
+    if not control.knows(name):
+        # Before the first request; or the store was emptied, and its workers put back what they serve.
+        return {**status_here(canary, name), "store": control.store.url}
     return status_of(control, control.rollout(name))
 
 
