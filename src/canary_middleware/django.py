@@ -20,7 +20,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
-from django.http import HttpResponse
+from django.http import HttpResponse, UnreadablePostError
 from django.urls import get_resolver, set_urlconf
 from django.utils.module_loading import import_string
 
@@ -179,7 +179,7 @@ class CanaryMiddleware:
         if self._admin is not None:
             path = self._admin.below(request.path_info)
             if path is not None:
-                return await sync_to_async(_administered, thread_sensitive=False)(self._admin.api, request, path)
+                return await sync_to_async(_administered_aside, thread_sensitive=False)(self._admin.api, request, path)
         begin = self.canary.begin
         head = DjangoHead(request, self.canary)
         exchange = await sync_to_async(begin)(head) if self._may_block else begin(head)
@@ -656,6 +656,14 @@ def admin_view(request: HttpRequest, path: str = "", *, canary: Canary | None = 
 admin_view.csrf_exempt = True  # type: ignore[attr-defined]
 
 
+def _administered_aside(api: AdminAPI, request: HttpRequest, path: str) -> HttpResponse:
+    """The same in a thread of its own, whose database connections no signal of Django's would ever close."""
+    try:
+        return _administered(api, request, path)
+    finally:
+        connections.close_all()
+
+
 def _administered(api: AdminAPI, request: HttpRequest, path: str) -> HttpResponse:
     from .admin import Request
 
@@ -679,7 +687,10 @@ def _small_body(request: HttpRequest) -> bytes | Problem:
         # Django itself takes a body without a length for none.
         sent = request.headers.get("transfer-encoding") or request.headers.get("content-length")
         return without_length() if sent else b""
-    return request.body if len(request.body) == size else cut_short()
+    try:
+        return request.body if len(request.body) == size else cut_short()
+    except UnreadablePostError:
+        return cut_short()
 
 
 # -- system checks ---------------------------------------------------------------------------------------------

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.test import RequestFactory, override_settings
 
 from canary_middleware import Canary
-from canary_middleware.django import admin_view
+from canary_middleware.admin import Access, Admin, AdminAPI, Principal
+from canary_middleware.django import _administered, admin_view
 from tests.contract.drivers import configure_django
+
+from .django_project import database, hits, make, project, urlconf
 
 configure_django()
 
@@ -38,7 +43,7 @@ class User:
 
 def ask(user: Any, method: str = "get", path: str = "status", body: Any = None, **headers: str) -> tuple[int, Any]:
     canary = Canary("checkout", stages=[10], environ={})
-    factory = RequestFactory()
+    factory: Any = RequestFactory()
     if method == "post":
         request = factory.post("/", json.dumps(body or {}), content_type="application/json", **headers)
     else:
@@ -79,3 +84,36 @@ def test_the_page_of_another_site_cannot_use_their_session(headers: dict[str, st
     boss = User(username="bob", is_staff=True, is_superuser=True)
 
     assert ask(boss, "post", "emergency", **headers)[0] == 403
+
+
+def test_an_authenticator_that_asks_the_database_leaves_no_connection_behind() -> None:
+    asked: list[Any] = []
+
+    def authenticate(request: Any) -> Principal:
+        hits()
+        asked.append(connections["default"])
+        assert asked[-1].connection is not None
+        return Principal("ann")
+
+    admin = Admin("/admin/canary", authenticator=authenticate)
+    with database(), project(make(), urlconf([]), is_async=True, CANARY_ADMIN=admin) as send:
+        answer = send(target="/admin/canary/status")
+
+    assert answer.status == 200
+    assert [connection.connection for connection in asked] == [None], "a thread of the pool would keep it for ever"
+
+
+def test_a_client_that_leaves_while_its_order_is_read_changes_nothing() -> None:
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError("the client has left")
+
+    canary = make()
+    request: Any = RequestFactory().post("/", b"{}", content_type="application/json")
+    request._stream = Cut()
+    request.META["HTTP_AUTHORIZATION"] = "Bearer a-token-of-some-length"
+    api = AdminAPI(canary, Access("a-token-of-some-length", environ={}))
+
+    response = _administered(api, request, "/rollback")
+
+    assert (response.status_code, canary.rollout().revision) == (400, 0)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -88,9 +93,81 @@ def test_a_change_over_http_is_in_force_in_every_worker(name: str, kind: str, re
 
         assert [row["verb"] for row in steward.get("/history?limit=3")] == ["rollback", "set", "start"]
         assert steward.post("/set", revision=0, weight=100)[0] == 409
+
         # Four rounds of all users, whichever worker answers; and none of the steward's own requests.
-        counted = lambda: steward.get("/metrics")["comparison"]["traffic_split"]  # noqa: E731 - a question
-        eventually(lambda: counted()["legacy_requests"] + counted()["canary_requests"] == 4 * len(USERS))
+        def counted() -> int:
+            split = steward.get("/metrics")["comparison"]["traffic_split"]
+            return int(split["legacy_requests"] + split["canary_requests"])
+
+        eventually(lambda: counted() == 4 * len(USERS))
+
+
+def converse(url: str, path: str, headers: str, body: bytes, *, hangs_up: bool = True) -> int | None:
+    """The status that a server answers to whoever sends that and no more, and *hangs_up* then; None without one."""
+    address = urlsplit(url)
+    head = f"POST /admin/canary{path} HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head += f"Content-Type: application/json\r\nConnection: close\r\n{headers}\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), 15) as connection:
+        try:
+            connection.sendall(head.encode() + body)
+            if hangs_up:
+                connection.shutdown(socket.SHUT_WR)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            response.read()
+        except (ConnectionError, http.client.BadStatusLine):  # a server that closes with a body unread
+            return None
+    return response.status
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_no_odd_body_becomes_another_order(name: str, tmp_path: Path) -> None:
+    env = {"CANARY_STORE": f"sqlite:///{tmp_path}/canary.db", "CANARY_ADMIN_TOKEN": TOKEN}
+    with SERVERS[name](env=env) as server:
+        steward = Steward(server.url)
+        assert steward.post("/set", revision=0, weight=60)[0] == 200
+        off, piece = b'{"state": "off"}', b'{"to_prev'
+
+        whole = b"10\r\n%s\r\n0\r\n\r\n" % off
+        chunked = converse(server.url, "/emergency", "Transfer-Encoding: chunked", whole, hangs_up=False)
+        nothing = converse(server.url, "/rollback", "Content-Length: 22", b"")
+        cut = converse(server.url, "/rollback", "Content-Length: 22", piece)
+        cut_chunk = converse(server.url, "/rollback", "Transfer-Encoding: chunked", b"16\r\n%s" % piece)
+        no_end = converse(server.url, "/emergency", "Transfer-Encoding: chunked", b"")
+        huge = converse(server.url, "/set", f"Content-Length: {10 * 2**20}", b" " * 70_000, hangs_up=False)
+
+        assert chunked in (200, 411)
+        assert {nothing, cut, cut_chunk, no_end} <= {None, 400, 411}
+        assert huge in (None, 413)
+        assert [row["verb"] for row in steward.get("/history")] == ["set", "register"]
+        assert steward.get("/status")["weight"] == 60
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "uvicorn"])
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_of_many_operators_at_once_one_wins_and_the_others_hear_of_it(
+    name: str, kind: str, redis_url: str, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path}/canary.db" if kind == "sqlite" else f"{redis_url}?prefix=many-{name}"
+    env = {"CANARY_STORE": store, "CANARY_ADMIN_TOKEN": TOKEN, "CANARY_STATE_DIR": str(tmp_path)}
+    with SERVERS[name](env=env) as server:
+        steward = Steward(server.url)
+        ready = threading.Barrier(8)
+
+        def set_to(weight: int) -> tuple[int, Any]:
+            ready.wait(10)
+            return steward.post("/set", revision=0, weight=weight, reason=f"number {weight}")
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(set_to, range(1, 9)))
+
+        (winner,) = (answer for status, answer in answers if status == 200)
+        losers = [problem["detail"] for status, problem in answers if status == 409]
+        assert len(losers) == 7
+        assert [row["to"] for row in steward.get("/history") if row["verb"] == "set"] == [winner["weight"]]
+        assert steward.post("/set", revision=0, weight=9)[1]["detail"].startswith(
+            f"'checkout' was changed by admin-token (set: number {winner['weight']})"
+        )
 
 
 @pytest.mark.parametrize("name", ["uvicorn-fastapi", "django"])
@@ -113,10 +190,12 @@ def test_a_store_that_is_away_is_said_so_and_a_rollback_is_in_force_all_the_same
             steward.post("/set", weight=100, revision=0, wait=5)
             redis.stop()
 
+            with Client(server.url) as client:
+                figures = client.get("/admin/canary/metrics", authorization=f"Bearer {TOKEN}")
             refused, problem = steward.post("/set", weight=50, revision=1)
             stopped, state = steward.post("/rollback", reason="no time to wait")
 
-            assert (refused, problem["title"]) == (503, "Store unavailable")
+            assert (refused, problem["title"], figures.status) == (503, "Store unavailable", 503)
             assert (stopped, state["weight"]) == (202, 0)
             assert "in force in this worker" in state["problem"]
             assert set(versions(server.url).values()) == {"v1"}

@@ -134,11 +134,18 @@ def answer_wsgi(api: AdminAPI, environ: Environ, start_response: StartResponse, 
         return None if value is None else str(value)
 
     method = environ.get("REQUEST_METHOD", "GET")
-    body = b"" if method in ("GET", "HEAD") else _read(environ)
+    body = b"" if method in ("GET", "HEAD") else _body(environ)
     query = _query(environ.get("QUERY_STRING", ""))
     answer = api.answer(Request(method, path, query, header, body, environ))
     start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(answer.headers))
     return [answer.body]
+
+
+def _body(environ: Environ) -> bytes | Problem:
+    try:
+        return _read(environ)
+    except OSError:  # servers' word for a client that has left
+        return cut_short()
 
 
 def _read(environ: Environ) -> bytes | Problem:
