@@ -13,6 +13,7 @@ from canary_middleware.acknowledged import wait_for_workers
 from canary_middleware.admin import create_app
 from canary_middleware.control import Control
 from canary_middleware.core import transitions
+from canary_middleware.errors import StaleRevision
 from tests.support.fake_store import FakeStore
 
 from .conftest import TOKEN, ask, make
@@ -198,6 +199,37 @@ def test_before_the_first_request_it_says_what_will_be_served(stored: Canary) ->
 
     assert (status, state["phase"], started, result["weight"]) == (200, "idle", 200, 10)
     assert state["store"].startswith("sqlite:")
+
+
+def test_a_stop_that_the_store_has_not_taken_is_not_said_to_be_everywhere() -> None:
+    canary = two_rollouts()
+    store: Any = canary.store
+    store.set_back({"name": "search", "schema": 99, "revision": 7})
+
+    status, results = ask(create_app(canary, token=TOKEN), "POST", "/emergency")
+    phases = [rollout.phase for rollout in canary.rollouts()]
+    canary.close()
+
+    assert (status, phases) == (202, ["locked", "locked"])
+    problems = {result["rollout"]: result["problem"] for result in results}
+    assert problems["search"].startswith("in force in this worker, and told to the others when the store takes it: ")
+    assert problems["checkout"] is None, "one bad record does not stand in the way of another rollout's stop"
+
+
+def test_a_stop_that_lost_every_race_is_not_said_to_be_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = make(store=FakeStore())
+    app = create_app(canary, token=TOKEN)
+    ask(app, "POST", "/set", {"weight": 60, "revision": 0})
+
+    def loses(*args: Any, **options: Any) -> None:
+        raise StaleRevision("somebody else was first")
+
+    monkeypatch.setattr(canary.store, "write", loses)
+    status, result = ask(app, "POST", "/rollback")
+    canary.close()
+
+    assert (status, result["weight"]) == (202, 0)
+    assert "has not taken it yet" in result["problem"]
 
 
 def test_a_record_that_nobody_can_read_is_not_the_clients_fault() -> None:

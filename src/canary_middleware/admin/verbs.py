@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..acknowledged import wait_for_workers
 from ..core import transitions
 from ..core.fields import Reader, percent
-from ..errors import StoreUnavailable, TransitionRefused
+from ..errors import ConfigError, StoreUnavailable, TransitionRefused
 from .exchange import Problem
 from .views import named
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..canary import Canary
+    from ..control import Control
     from ..core.rollout import Rollout
 
     Transition = Callable[[Rollout], Rollout]
@@ -103,15 +104,15 @@ class Order:
 
     def _workers(self, after: Rollout) -> tuple[dict[str, Any] | None, str | None]:
         """Who serves it, and what is wrong."""
-        store = self.canary.store
-        if store is None:
+        control = self.canary.control
+        if control is None:
             return None, None
         left_s = max(0.0, self._until - time.monotonic())
         try:
-            found = wait_for_workers(store, after.name, after.revision, timeout_s=left_s)
-        except StoreUnavailable as error:
-            # What needs the store was refused before; a rollback does not, and is owed to it.
-            return None, f"in force in this worker, and told to the others when the store is back: {error}"
+            _require_taken(control, after)
+            found = wait_for_workers(control.store, after.name, after.revision, timeout_s=left_s)
+        except (StoreUnavailable, ConfigError) as error:
+            return None, f"in force in this worker, and told to the others when the store takes it: {error}"
         return {
             "served": found.served,
             "missing": found.missing,
@@ -119,6 +120,12 @@ class Order:
             "pinned": found.pinned,
             "seconds": round(found.seconds, 3),
         }, None
+
+
+def _require_taken(control: Control, after: Rollout) -> None:
+    # What needs the store was refused before; a rollback does not, and may be owed to it.
+    if after.is_latched and not control.rollout(after.name).is_latched:
+        raise StoreUnavailable(f"{control.store.url} has not taken it yet")
 
 
 _REGARDLESS: Final = frozenset({"rollback", "emergency"})
