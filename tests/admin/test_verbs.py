@@ -229,7 +229,21 @@ def test_a_stop_that_lost_every_race_is_not_said_to_be_everywhere(monkeypatch: p
     canary.close()
 
     assert (status, result["weight"]) == (202, 0)
-    assert "has not taken it yet" in result["problem"]
+    assert result["problem"].endswith("when the store takes it: it has not yet")
+
+
+def test_an_emergency_asks_a_store_that_is_away_for_no_ones_workers_but_the_firsts() -> None:
+    canary = two_rollouts()
+    store: Any = canary.store
+    store.is_away = True
+
+    status, results = ask(create_app(canary, token=TOKEN), "POST", "/emergency", {"wait": 5})
+    calls = len(store.calls)
+    canary.close()
+
+    assert (status, [result["phase"] for result in results]) == (202, ["locked", "locked"])
+    assert all("does not answer" in result["problem"] for result in results)
+    assert calls == 3, "one for each rollout's change, and one for the workers"
 
 
 def test_a_record_that_nobody_can_read_is_not_the_clients_fault() -> None:

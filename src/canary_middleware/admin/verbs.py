@@ -51,6 +51,7 @@ class Order:
         self.reason = in_one_line(reader.text_or_off("reason", None) or "")
         self.revision = reader.integer("revision", -1)
         wait_s = min(reader.number("wait", least=0.0) or 0.0, _LONGEST_WAIT_S)
+        self._away: str | None = None
         self._until = time.monotonic() + wait_s
         if len(self.reason) > _LONGEST_REASON:
             reader.add(f"reason has {len(self.reason)} characters: must have {_LONGEST_REASON} at most")
@@ -105,14 +106,19 @@ class Order:
     def _workers(self, after: Rollout) -> tuple[dict[str, Any] | None, str | None]:
         """Who serves it, and what is wrong."""
         control = self.canary.control
-        if control is None:
-            return None, None
+        if control is None or self._away is not None:
+            return None, self._away
         left_s = max(0.0, self._until - time.monotonic())
         try:
-            _require_taken(control, after)
+            if _is_owed(control, after):
+                return None, _only_here("it has not yet")
             found = wait_for_workers(control.store, after.name, after.revision, timeout_s=left_s)
-        except (StoreUnavailable, ConfigError) as error:
-            return None, f"in force in this worker, and told to the others when the store takes it: {error}"
+        except StoreUnavailable as error:
+            # Kept, so that an emergency does not wait for it once more for every rollout.
+            self._away = _only_here(error)
+            return None, self._away
+        except ConfigError as error:
+            return None, _only_here(error)
         return {
             "served": found.served,
             "missing": found.missing,
@@ -122,10 +128,13 @@ class Order:
         }, None
 
 
-def _require_taken(control: Control, after: Rollout) -> None:
-    # What needs the store was refused before; a rollback does not, and may be owed to it.
-    if after.is_latched and not control.rollout(after.name).is_latched:
-        raise StoreUnavailable(f"{control.store.url} has not taken it yet")
+def _is_owed(control: Control, after: Rollout) -> bool:
+    """Whether the store has not taken it: what needs the store was refused before, and a rollback does not."""
+    return after.is_latched and not control.rollout(after.name).is_latched
+
+
+def _only_here(why: object) -> str:
+    return f"in force in this worker, and told to the others when the store takes it: {why}"
 
 
 _REGARDLESS: Final = frozenset({"rollback", "emergency"})
