@@ -162,6 +162,16 @@ def test_history_is_newest_first_and_of_one_rollout_when_asked(terminal: Termina
     assert terminal.run("history", "serch").exit_code == 2
 
 
+def test_what_people_wrote_is_shown_as_they_wrote_it_and_moves_no_cursor(terminal: Terminal) -> None:
+    terminal.ok("set", "5", "--reason", "see [/docs] and [red]this[/] :smile: \x1b[2J\x1b[H gone")
+    terminal.ok("pause", "--reason", "[/]")
+    text = terminal.ok("history") + terminal.run("status").stdout
+
+    assert "see [/docs] and [red]this[/] :smile: ?[2J?[H gone" in text
+    assert "paused ([/])" in text
+    assert "\x1b" not in text
+
+
 def test_explain_agrees_with_what_a_server_would_do(terminal: Terminal, url: str) -> None:
     terminal.ok("set", "50", "--yes")
     canary = Canary("checkout", stages=[10, 50, 100], environ={})

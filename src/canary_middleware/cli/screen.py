@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.fields import duration_text, percent
+from .session import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,7 +182,7 @@ def _workers(data: Mapping[str, Any]) -> Table:
     for worker in data["workers"]:
         remark = _remark(worker, data["revision"])
         if remark:
-            table.add_row("", Text(f"{worker['id']}: {remark}", "yellow"))
+            table.add_row("", Text(shown(f"{worker['id']}: {remark}"), "yellow"))
     return table
 
 
@@ -206,7 +207,8 @@ def _events(found: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("Last events", "", "", "", ""):
         table.add_column(name)
     for event in found:
-        table.add_row(f"{_ago(event['ago_s'])} ago", event["actor"], event["verb"], _step(event), event["reason"])
+        ago = f"{_ago(event['ago_s'])} ago"
+        table.add_row(ago, shown(event["actor"]), event["verb"], _step(event), shown(event["reason"]))
     return table
 
 
@@ -217,7 +219,8 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, overflow="fold", no_wrap=name.startswith("When"))
     for row in rows:
         when = row["at"].replace("T", " ").rstrip("Z")
-        table.add_row(when, row["rollout"], str(row["revision"]), row["actor"], row["verb"], _step(row), row["reason"])
+        who, why = shown(row["actor"]), shown(row["reason"])
+        table.add_row(when, row["rollout"], str(row["revision"]), who, row["verb"], _step(row), why)
     return table
 
 
@@ -254,7 +257,7 @@ def changed_line(before: Rollout, after: Rollout) -> Text:
 
 def _phase(phase: str, reason: str) -> Text:
     text = Text(phase.replace("_", " "), style=_PHASE_STYLES.get(phase, "bold"))
-    return text.append(f" ({reason.replace('_', ' ')})", style="not bold") if reason else text
+    return text.append(f" ({shown(reason).replace('_', ' ')})", style="not bold") if reason else text
 
 
 def _ago(seconds: float) -> str:

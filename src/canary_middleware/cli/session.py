@@ -88,7 +88,9 @@ class Session:
         self.as_json = as_json
         # rich turns colour off by itself where there is no terminal, and for NO_COLOR. There lines stay whole, too:
         # whoever reads a pipe or a file wants no cell folded to 80 columns.
-        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+        width = None if sys.stdout.isatty() else _WIDE
+        # What people wrote is shown as they wrote it: brackets are no markup, and colons no emoji.
+        self.console = Console(highlight=False, markup=False, emoji=False, width=width)
 
     @functools.cached_property
     def plan(self) -> Plan | None:
@@ -151,7 +153,12 @@ _STYLES: Final = {"INFO": "cyan", "SUCCESS": "green", "WARNING": "yellow", "ERRO
 
 def line(level: str, message: str) -> Text:
     """``SUCCESS  message``, the level in its colour."""
-    return Text.assemble((f"{level:<8}", _STYLES[level]), " ", message)
+    return Text.assemble((f"{level:<8}", _STYLES[level]), " ", shown(message))
+
+
+def shown(text: str) -> str:
+    """*text* as a terminal may show it: an escape that somebody wrote into the store must not move the cursor."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _user() -> str:
@@ -192,7 +199,7 @@ def _end(message: str, code: int, *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"error": message, "exit_code": code}, indent=2))
     else:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(line("ERROR", message))
+        Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(line("ERROR", message))
     sys.exit(code)
 
 
