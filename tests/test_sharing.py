@@ -363,6 +363,20 @@ def test_without_a_follower_the_state_is_never_stale(make: Callable[..., Canary]
     eventually(lambda: canary.snapshot_age_s() > 0.3)
 
 
+def test_an_emergency_stops_every_rollout_before_the_store_hears_of_the_first(store: FakeStore) -> None:
+    canary = Canary.load({"rollout": {f"feature-{n}": {} for n in range(5)}}, store=store, environ={})
+    phases: list[set[str]] = []
+
+    def read(known: int | None = None) -> None:
+        phases.append({rollout.phase for rollout in canary.rollouts()})
+        raise StoreUnavailable("it hangs, and then it fails")
+
+    store.read = read  # type: ignore[method-assign, assignment]
+    canary.emergency(actor="ada")
+
+    assert phases == [{"locked"}]
+
+
 def test_a_canary_that_serves_on_after_closing_follows_and_counts_on(
     make: Callable[..., Canary], store: FakeStore
 ) -> None:

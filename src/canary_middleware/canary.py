@@ -852,6 +852,10 @@ class Canary:
 
     def emergency(self, on: bool = True, *, actor: str = "app", reason: str = "") -> None:
         """Every rollout and override off (or, with ``on=False``, the latch lifted: all stay rolled back)."""
+        if on and self._sharing is not None:
+            # None waits for the store to hear of another's stop.
+            self._sharing.insist(tuple(self._slots), "emergency", transitions.lock, actor, reason)
+            return
         transition = transitions.lock if on else transitions.unlock
         for name in self._slots:
             self.change("emergency", transition, rollout=name, actor=actor, reason=reason)

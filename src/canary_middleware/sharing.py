@@ -23,7 +23,7 @@ from .plan_watch import Edits
 from .status import began_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from .canary import Canary
@@ -144,30 +144,46 @@ class Sharing:
         """
         canary = self._canary()
         assert canary is not None
-
-        def tell() -> Rollout:
-            if not self.control.knows(name):
-                self.control.register(canary.rollout(name), actor=actor, reason="first seen")
-            if verb not in _BEGINNINGS:
-                return self.control.change(name, verb, transition, actor=actor, reason=reason, expect=expect)
-            self.control.require(name, expect)
-            self._keeper.bring(name, actor)
-            return self.control.change(name, verb, transition, actor=actor, reason=reason)
-
         if verb in _LOCAL_FIRST:
-            self._insist(canary, _Debt(name, verb, tell), transition)
+            self.insist([name], verb, transition, actor, reason)
         else:
-            self._adopt({name: tell()})
+            self._adopt({name: self._tell(canary, name, verb, transition, actor, reason, expect)})
         return canary.rollout(name)
 
-    def _insist(self, canary: Canary, debt: _Debt, transition: Callable[[Rollout], Rollout]) -> None:
+    def _tell(
+        self,
+        canary: Canary,
+        name: str,
+        verb: str,
+        transition: Callable[[Rollout], Rollout],
+        actor: str,
+        reason: str,
+        expect: int | None,
+    ) -> Rollout:
+        """Change it in the store, which may not know it yet."""
+        if not self.control.knows(name):
+            self.control.register(canary.rollout(name), actor=actor, reason="first seen")
+        if verb not in _BEGINNINGS:
+            return self.control.change(name, verb, transition, actor=actor, reason=reason, expect=expect)
+        self.control.require(name, expect)
+        self._keeper.bring(name, actor)
+        return self.control.change(name, verb, transition, actor=actor, reason=reason)
+
+    def insist(
+        self, names: Sequence[str], verb: str, transition: Callable[[Rollout], Rollout], actor: str, reason: str
+    ) -> None:
+        """Change rollouts here, all of them, before the store hears of the first; it is told now or when it is back."""
+        canary = self._canary()
+        assert canary is not None
         with self._serving:
-            canary.serve(transition(canary.rollout(debt.name)))
-            self._owed.append(debt)
+            for name in names:
+                canary.serve(transition(canary.rollout(name)))
+                tell = partial(self._tell, canary, name, verb, transition, actor, reason, None)
+                self._owed.append(_Debt(name, verb, tell))
         try:
             self._deliver()
         except (StoreUnavailable, StaleRevision) as error:
-            consequence = f"the {debt.verb} is in force here, and will be told when it is back"
+            consequence = f"the {verb} is in force here, and will be told when it is back"
             canary.troubles.report("store", error, consequence)
             if self._follower is not None:
                 self._follower.keep()

@@ -243,7 +243,7 @@ def test_an_emergency_asks_a_store_that_is_away_for_no_ones_workers_but_the_firs
 
     assert (status, [result["phase"] for result in results]) == (202, ["locked", "locked"])
     assert all("does not answer" in result["problem"] for result in results)
-    assert calls == 3, "one for each rollout's change, and one for the workers"
+    assert calls == 2, "one for the changes of both, and one for the workers"
 
 
 def test_a_record_that_nobody_can_read_is_not_the_clients_fault() -> None:

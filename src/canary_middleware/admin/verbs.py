@@ -210,7 +210,9 @@ def emergency(order: Order) -> Any:
 
 def _stop_all(order: Order) -> list[tuple[Rollout, Rollout]]:
     # Also what this worker takes to be stopped: somebody may have let it go a moment ago.
-    return [order.change(rollout.name, "emergency", transitions.lock) for rollout in order.canary.rollouts()]
+    before = order.canary.rollouts()
+    order.canary.emergency(actor=order.actor, reason=order.reason)
+    return [(rollout, order.canary.rollout(rollout.name)) for rollout in before]
 
 
 def _let_go_all(order: Order) -> list[tuple[Rollout, Rollout]]:
