@@ -125,12 +125,29 @@ def test_what_a_command_changes_every_worker_serves(name: str, kind: str, redis_
         service.steer("start", weight=10)
         service.steer("set", "35", "--reason", "looks good", weight=35)
         service.steer("rollback", "--to-previous", weight=10)
-        service.steer("emergency", weight=0)
+        service.steer("emergency", "on", weight=0)
         service.steer("emergency", "off", weight=0)
         service.steer("retry", weight=10)
+        service.steer("next", weight=50)
+        service.steer("approve", weight=50)
+        service.steer("pause", weight=50)
+        assert "paused (manual)" in terminal.run("status", code=3)
+        service.steer("resume", weight=50)
+        service.steer("stage", "1", weight=10)
+        service.steer("rollback", weight=0)
 
-        trail = [(row["verb"], row["actor"], row["to"]) for row in terminal.json("history", "--limit", "6")]
+        assert [stage["weight"] for stage in terminal.json("stage", "list")] == [10, 50, 100]
+        assert terminal.json("explain", USERS[0])["version"] == "v1"
+        assert terminal.json("export")["state"]["phase"] == "rolled_back"
+        assert terminal.json("status", "--wait-for", "rolled_back", code=1)["weight"] == 0
+        trail = [(row["verb"], row["actor"], row["to"]) for row in terminal.json("history", "--limit", "12")]
         assert trail == [
+            ("rollback", "ada", 0),
+            ("stage", "ada", 10),
+            ("resume", "ada", 50),
+            ("pause", "ada", 50),
+            ("approve", "ada", 50),
+            ("promote", "ada", 50),
             ("retry", "ada", 10),
             ("emergency", "ada", 0),
             ("emergency", "ada", 0),

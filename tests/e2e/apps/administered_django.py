@@ -14,7 +14,8 @@ SECRET_KEY = "not a secret"
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = __name__
 MIDDLEWARE = ["canary_middleware.django.CanaryMiddleware"]
-CANARY = Canary("checkout", key=[by_header("x-user-id")], stages=[10, 50, 100], exclude=["/by-hand/*"])
+STAGES = [10, {"weight": 50, "approve": True}, 100]
+CANARY = Canary("checkout", key=[by_header("x-user-id")], stages=STAGES, exclude=["/by-hand/*"])
 CANARY_ADMIN = "/admin/canary"
 
 
