@@ -56,6 +56,48 @@ def test_answers_are_in_the_audit_and_not_asked_for_twice(ready: Terminal) -> No
     assert ready.control.rollout("search").revision == 0
 
 
+def test_whoever_only_looks_leaves_no_line_in_the_audit(ready: Terminal) -> None:
+    ready.run("check", "search", *said(*START))
+    before = len(ready.store.history("search"))
+
+    ready.run("check", "search")
+    lines(ready, "search", code=0)
+
+    assert len(ready.store.history("search")) == before
+
+
+def test_a_machines_finding_is_never_logged_as_an_answer(ready: Terminal) -> None:
+    ready.run("check", "search", *said("schema"), CANARY_ACTOR="machine")
+
+    assert set(ready.store.history("search", 1)[0].evidence["answers"]) == {"schema"}
+
+
+def test_forced_requests_are_no_evidence(ready: Terminal) -> None:
+    ready.ok("start", "search")
+    forced = counted(5000, rollout="search", version="v2", role="canary", reason="override")
+    ready.store.add_counts("w", 1, int(ready.store.now()), forced)
+
+    found = lines(ready, "search", "--at", "full", code=1)
+
+    assert (found["requests"]["holds"], found["requests"]["note"]) == (False, "0 of 1,000 requests")
+    assert found["errors"]["holds"] is found["criteria"]["holds"] is None
+
+
+def test_limits_that_say_nothing_are_not_said_to_hold(terminal: Terminal) -> None:
+    terminal.beat()
+
+    assert lines(terminal, "--at", "1h", code=1)["criteria"]["note"] == "none in the plan"
+
+
+@pytest.mark.parametrize(
+    "environment", [{"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, {**OTLP, "OTEL_SDK_DISABLED": "true"}], ids=["empty", "off"]
+)
+def test_telemetry_that_is_off_is_not_said_to_be_exported(ready: Terminal, environment: dict[str, str]) -> None:
+    result = ready.run("check", "search", *said(*START), **environment)
+
+    assert "WARNING  ? telemetry is exported" in result.stdout
+
+
 def test_answers_are_for_one_moment_and_one_run(ready: Terminal) -> None:
     ready.run("check", "search", *said(*START))
     ready.ok("start", "search")

@@ -142,11 +142,82 @@ def test_what_stands_in_the_way_of_the_service_is_named(terminal: Terminal) -> N
     wrong = terminal.run("test", "--url", "file:///etc/passwd")
 
     assert "no X-Canary-Version in the answer" in bare["service"][1][1]
+    assert bare["v1"][0][0] == bare["v2"][0][0] == "WARNING"
     assert "no X-Canary-Version says who answered" in bare["v1"][0][1]
     assert "✗ Failing, 503" in broken["service"][0][1]
     assert "Connection refused" in away["service"][0][1]
     assert "pass --url" in nowhere["service"][0][1]
     assert (wrong.exit_code, "must begin with http" in wrong.stderr) == (2, True)
+
+
+def test_a_version_that_turns_users_away_is_not_healthy(terminal: Terminal) -> None:
+    with service(terminal, "404 Not Found") as url:
+        told = lines(terminal, "--url", url, code=1, CANARY_OVERRIDE_TOKEN=TOKEN)
+    with served(says("who are you", "401 Unauthorized")) as url:
+        closed = lines(terminal, "--url", url)
+
+    assert told["v1"][0][0] == "SUCCESS"
+    assert told["v2"][0][0] == "ERROR"
+    assert "where users get 200" in told["v2"][0][1]
+    assert (closed["service"][0][0], "? Unknown, 401" in closed["service"][0][1]) == ("WARNING", True)
+
+
+def test_a_page_that_nobody_may_see_says_nothing_of_a_version(terminal: Terminal) -> None:
+    canary = Canary("checkout", store=terminal.url, environ={"CANARY_OVERRIDE_TOKEN": TOKEN})
+    away = says("who are you", "401 Unauthorized")
+    with served(wsgi.CanaryMiddleware(wsgi.apps(away, away), canary=canary)) as url:
+        told = lines(terminal, "--url", url, CANARY_OVERRIDE_TOKEN=TOKEN)
+    canary.close()
+
+    assert [told[name][0][0] for name in ("service", "v1", "v2")] == ["WARNING"] * 3
+    assert "pass a --url and --header" in told["v2"][0][1]
+
+
+def test_without_a_version_header_nothing_tells_who_answered(terminal: Terminal) -> None:
+    terminal.declare("closed", version_header=False)
+    with served(says("somebody")) as url:
+        told = lines(terminal, "closed", "--url", url, CANARY_OVERRIDE_TOKEN=TOKEN)
+
+    assert told["v2"][0][0] == "WARNING"
+    assert "without `version_header` in the plan" in told["v2"][0][1]
+
+
+def test_every_url_is_asked_and_named(terminal: Terminal) -> None:
+    with served(says("fine")) as fine, served(says("broken", "503 Later")) as broken:
+        told = lines(terminal, "--url", broken, "--url", fine, code=1)["service"]
+
+    assert [(level, message.rpartition(" – ")[2]) for level, message in told if "no X-" not in message] == [
+        ("ERROR", broken),
+        ("SUCCESS", fine),
+    ]
+
+
+def test_a_redirect_takes_no_secret_to_another_host(terminal: Terminal) -> None:
+    heard: list[str] = []
+
+    def other(environ: Any, start_response: Any) -> list[bytes]:
+        heard.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return []
+
+    def moved(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("302 Found", [("Location", elsewhere)])
+        return []
+
+    with served(other) as elsewhere, served(moved) as url:
+        told = lines(terminal, "--url", url, "--header", "Authorization: Bearer x", CANARY_OVERRIDE_TOKEN=TOKEN)
+
+    assert "302" in told["service"][0][1]
+    assert heard == []
+
+
+def test_nothing_is_left_in_the_store(terminal: Terminal) -> None:
+    before = (terminal.store.read(), list(terminal.store.history()))
+
+    lines(terminal)
+
+    assert (terminal.store.read(), list(terminal.store.history())) == before
+    assert terminal.store.kept("canary-test") is None
 
 
 def test_headers_methods_and_timeouts_are_the_callers(terminal: Terminal) -> None:

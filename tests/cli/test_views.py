@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 
 def counted(
-    n: int, *, rollout: str = "checkout", version: str = "v1", role: str = "stable", error: str | None = None
+    n: int,
+    *,
+    rollout: str = "checkout",
+    version: str = "v1",
+    role: str = "stable",
+    error: str | None = None,
+    reason: str = "weight",
 ) -> dict[str, object]:
     """*n* requests of 20 ms in the store's plain form."""
-    key = json.dumps([rollout, version, role, "weight", "GET", 500 if error else 200, "/", error, False])
+    key = json.dumps([rollout, version, role, reason, "GET", 500 if error else 200, "/", error, False])
     return {key: {"s": 0.02 * n, str(bisect_left(BOUNDS_S, 0.02)): n}}
 
 

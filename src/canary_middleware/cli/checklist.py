@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from ..core.records import Event, summary_of
+from ..core.rollout import RANDOMISED
 from ..limits import limits_of
 from ..status import BEGINNINGS, SILENT_S, began_s, fleet_series
 from ..summary import summarise
@@ -104,8 +105,11 @@ def _identified(facts: _Facts) -> tuple[bool, str]:
 
 
 def _telemetry(_facts: _Facts) -> tuple[bool | None, str]:
-    there = [name for name in os.environ if name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("ENDPOINT")]
-    return (True, there[0]) if there else (None, "OTEL_EXPORTER_OTLP_ENDPOINT is not set here; is it in the service?")
+    from ..telemetry.probe import wanted  # here, because no other verb needs it
+
+    # Not whether a variable is there: an empty one, or OTEL_SDK_DISABLED, exports nothing.
+    signals = wanted(os.environ)
+    return (True, ", ".join(signals)) if signals else (None, "the environment here asks for none; does the service's?")
 
 
 def _enough(facts: _Facts) -> tuple[bool, str]:
@@ -131,8 +135,13 @@ def _slowness(facts: _Facts) -> tuple[bool | None, str]:
 
 def _criteria(facts: _Facts) -> tuple[bool | None, str]:
     found = limits_of(facts.rollout, facts.figures)
-    broken = [one["metric"] for one in (*found["criteria"], *found["guardrails"]) if one["holds"] is False]
-    return not broken, f"broken: {', '.join(broken)}" if broken else ""
+    limits = (*found["criteria"], *found["guardrails"])
+    broken = [one["metric"] for one in limits if one["holds"] is False]
+    if broken:
+        return False, f"broken: {', '.join(broken)}"
+    if any(one["holds"] for one in limits):
+        return True, ""
+    return None, "no figures yet" if limits else "none in the plan"
 
 
 _CHECKS: Final = (
@@ -176,8 +185,10 @@ def check(session: Session, rollout: str | None, moment: str, answers: tuple[str
     lines = list(_looked_at(session.control, found, moment))
     known = {} if again else _answered_before(session.control, found, moment)
     asked = (question for question in _QUESTIONS if moment in question.moments)
-    lines.extend(_asked(session, question, given, known) for question in asked)
-    fresh = [line for line in lines if line.by == session.actor]
+    answered = [_asked(session, question, given, known) for question in asked]
+    lines.extend(answered)
+    # Whoever only looks at what was said before has said nothing new.
+    fresh = [line for line in answered if line.holds is not None and (line.key in given or line.key not in known)]
     if fresh:
         session.control.store.log(_event(session, found, moment, fresh))
     if session.as_json:
@@ -188,7 +199,9 @@ def check(session: Session, rollout: str | None, moment: str, answers: tuple[str
 
 def _looked_at(control: Control, rollout: Rollout, moment: str) -> Iterable[Line]:
     since_s = began_s(control.store, rollout.name)
-    figures = summarise(fleet_series(control.store, since_s), rollout.plan, max(1.0, control.store.now() - since_s))
+    # Forced requests are no evidence: a tester, or `canary test` itself, would make up a thousand of them.
+    series = {s: cell for s, cell in fleet_series(control.store, since_s).items() if s.variant.reason in RANDOMISED}
+    figures = summarise(series, rollout.plan, max(1.0, control.store.now() - since_s))
     facts = _Facts(control, rollout, figures)
     for one in _CHECKS:
         if moment in one.moments:

@@ -8,11 +8,10 @@ import os
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.override import sign
-from ..core.records import Lease
-from ..errors import ConfigError, LeaseLost
+from ..errors import ConfigError
 from ..status import SILENT_S
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ..core.rollout import Rollout
 
 _OVERRIDE_S: Final = 60
-_NOTES: Final = "canary-test"
+_LEASE: Final = "canary-test"
 
 
 class Finding(NamedTuple):
@@ -48,6 +47,18 @@ class Reply(NamedTuple):
     problem: str = ""
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer. Followed, it would take the override and the caller's headers to another host."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> None:  # Any: urllib's
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(_Stay)
+
+
 def ask(url: str, plan: RolloutPlan, headers: Mapping[str, str], *, method: str, timeout_s: float) -> Reply:
     """One request to the service."""
     if not url.startswith(("http://", "https://")):
@@ -55,7 +66,7 @@ def ask(url: str, plan: RolloutPlan, headers: Mapping[str, str], *, method: str,
     request = urllib.request.Request(url, headers=dict(headers), method=method)  # noqa: S310 - checked above
     began = time.perf_counter()
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+        with _OPENER.open(request, timeout=timeout_s) as response:
             response.read(65_536)
             status, got = response.status, response.headers
     except urllib.error.HTTPError as error:
@@ -79,7 +90,7 @@ def probe_service(
         yield Finding("ERROR", "service", f"✗ {method} {url} failed: {plain.problem}")
         return
     by = f" by {plain.version}" if plain.version else ""
-    level = "SUCCESS" if plain.status < 500 else "ERROR"
+    level = "ERROR" if plain.status >= 500 else "SUCCESS" if plain.status < 400 else "WARNING"
     yield Finding(level, "service", f"{_health(plain)}, {plain.status} in {plain.took_s * 1000:.0f} ms{by}")
     if plan.version_header and plain.version is None:
         yield Finding(
@@ -88,11 +99,18 @@ def probe_service(
             f"no {plan.version_header} in the answer: no rollout covers {url}, or something on the way removes it",
         )
     for version in (plan.stable, *(name for name, _ in plan.canaries)):
-        yield _probe_version(version, url, rollout, headers, method=method, timeout_s=timeout_s)
+        yield _probe_version(version, url, rollout, headers, plain, method=method, timeout_s=timeout_s)
 
 
 def _probe_version(
-    version: str, url: str, rollout: Rollout, headers: Mapping[str, str], *, method: str, timeout_s: float
+    version: str,
+    url: str,
+    rollout: Rollout,
+    headers: Mapping[str, str],
+    plain: Reply,
+    *,
+    method: str,
+    timeout_s: float,
 ) -> Finding:
     plan = rollout.plan
     overrides = plan.overrides
@@ -117,31 +135,36 @@ def _probe_version(
             version,
             f"? Unknown: {reply.version} answered; is {overrides.token_env} the same in the service?",
         )
-    known = "" if reply.version else f", though no {plan.version_header or 'version header'} says who answered"
-    return Finding("SUCCESS", version, f"✓ Healthy, {shown}{known}")
+    if reply.version is None:
+        who = f"no {plan.version_header}" if plan.version_header else "without `version_header` in the plan nothing"
+        return Finding("WARNING", version, f"? Unknown: {shown}, but {who} says who answered")
+    if reply.status < 400:
+        return Finding("SUCCESS", version, f"✓ Healthy, {shown}")
+    if plain.status < 400:
+        return Finding("ERROR", version, f"✗ Failing: {shown}, where users get {plain.status}")
+    return Finding("WARNING", version, f"? Unknown: {shown}; pass a --url and --header that the service welcomes")
 
 
 def _health(reply: Reply) -> str:
-    return "✓ Healthy" if reply.status < 500 else "✗ Failing"
+    if reply.status >= 500:
+        return "✗ Failing"
+    return "✓ Healthy" if reply.status < 400 else "? Unknown"
 
 
 def probe_store(control: Control, name: str, holder: str) -> Iterator[Finding]:
-    """A round trip: a lease taken, something written under it and read again, and given back; who follows."""
+    """A round trip that leaves nothing: a lease taken, found by taking it again, given back; then who follows."""
     store = control.store
     began = time.perf_counter()
-    token = store.acquire(_NOTES, holder, 10.0)
+    token = store.acquire(_LEASE, holder, 10.0)
     if token is None:
         yield Finding("WARNING", "store", "somebody else runs this test at the moment; writing was not tried")
     else:
         try:
-            store.keep(_NOTES, {"by": holder}, lease=Lease(_NOTES, holder, token))
-            read = store.kept(_NOTES)
-        except LeaseLost:
-            read = None
+            again = store.acquire(_LEASE, holder, 10.0)
         finally:
-            store.release(_NOTES, holder)
+            store.release(_LEASE, holder)
         took = f"{(time.perf_counter() - began) * 1000:.1f} ms"
-        if read == {"by": holder}:
+        if again == token:
             yield Finding("SUCCESS", "store", f"✓ {store.url} writes and reads back, {took}")
         else:
             yield Finding("ERROR", "store", f"✗ {store.url} does not read back what was written, after {took}")

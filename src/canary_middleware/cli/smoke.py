@@ -62,23 +62,27 @@ def _tell(session: Session, findings: Iterable[Finding]) -> None:
 
 @test.command(_DEFAULT)
 @click.argument("rollout", required=False, shell_complete=rollout_names)
-@click.option("--url", envvar="CANARY_TEST_URL", help="A page of the service that the rollout covers.")
+@click.option(
+    "--url", "urls", multiple=True, envvar="CANARY_TEST_URL", help="A page that the rollout covers; again for more."
+)
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Sent with each request.")
 @click.option("--method", default="GET", show_default=True)
 @click.option("--timeout", default="5s", show_default=True, help="For each request.")
 @verb
 def service(
-    session: Session, rollout: str | None, url: str | None, headers: tuple[str, ...], method: str, timeout: str
+    session: Session, rollout: str | None, urls: tuple[str, ...], headers: tuple[str, ...], method: str, timeout: str
 ) -> None:
     """Test the running service; the default."""
     found = session.rollout(rollout)
     sent, timeout_s = _headers(headers), parse_duration(timeout, "--timeout")
 
     def findings() -> Iterable[Finding]:
-        if url is None:
+        if not urls:
             yield Finding("WARNING", "service", "? Unknown: pass --url with a page that the rollout covers")
-        else:
-            yield from probe_service(url, found, sent, method=method.upper(), timeout_s=timeout_s)
+        for url in urls:
+            for told in probe_service(url, found, sent, method=method.upper(), timeout_s=timeout_s):
+                # Which page it was about, where there are several.
+                yield told if len(urls) == 1 else told._replace(message=f"{told.message} – {url}")
         yield from probe_store(session.control, found.name, f"{session.actor}:{os.getpid()}")
         yield from probe_telemetry()
         yield from _lint(_planned(session, found))
