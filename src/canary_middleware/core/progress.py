@@ -24,11 +24,17 @@ _ENTRIES: Final = frozenset({"start", "retry", "stage", "promote", "advance"})
 
 
 class Finding(NamedTuple):
-    """What the judge says of the stage so far: its verdict, why in a sentence, and what a machine can store."""
+    """
+    What the judge says of the stage so far: its verdict, why in a sentence, and what a machine can store.
+
+    Attributes:
+        action: what a verdict of fail asks for.
+    """
 
     verdict: Verdict
     reason: str = ""
     evidence: Mapping[str, Any] = {}
+    action: Literal["rollback", "pause"] = "rollback"
 
 
 class Facts(NamedTuple):
@@ -50,7 +56,7 @@ class Facts(NamedTuple):
 class Move(NamedTuple):
     """One transition: the name of the function in ``transitions``, why, and the evidence for the audit trail."""
 
-    verb: Literal["advance", "hold", "resume", "complete", "roll_back"]
+    verb: Literal["advance", "hold", "resume", "complete", "roll_back", "pause"]
     reason: str
     evidence: Mapping[str, Any] = {}
 
@@ -61,7 +67,8 @@ def next_move(rollout: Rollout, facts: Facts) -> Move | None:
         return None
     finding = facts.finding
     if finding.verdict == "fail":
-        return Move("roll_back", finding.reason, finding.evidence)
+        verb: Literal["roll_back", "pause"] = "roll_back" if finding.action == "rollback" else "pause"
+        return Move(verb, finding.reason, finding.evidence)
     if rollout.phase == "baking":
         return Move("complete", "the bake is over", finding.evidence) if _has_baked(rollout, facts) else None
     obstacle = _obstacle(rollout, facts)
