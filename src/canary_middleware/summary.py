@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .core.plan import RolloutPlan
     from .counts import Series
 
-_UNAVAILABLE = frozenset({502, 503, 504})
+UNAVAILABLE = frozenset({502, 503, 504})
+"""Statuses that are no answer of the application."""
 
 
 class _Side:
@@ -36,7 +37,7 @@ class _Side:
         if series.error_type is not None:
             self.errors += cell.count
             # An exception, or an answer that says so: 1 − success rate would call every application error an outage.
-            if series.status in _UNAVAILABLE or series.error_type != str(series.status):
+            if series.status in UNAVAILABLE or series.error_type != str(series.status):
                 self.unavailable += cell.count
 
     def numbers(self, elapsed_s: float) -> dict[str, Any]:

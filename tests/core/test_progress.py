@@ -30,13 +30,58 @@ def due(current: Rollout, in_stage_s: float = 1800, finding: Finding = PASS, **f
     move = next_move(current, Facts(finding, in_stage_s, **facts))
     if move is None:
         return None
-    return f"hold: {move.reason}" if move.verb == "hold" else move.verb
+    return f"hold: {move.why}" if move.verb == "hold" else move.verb
 
 
 @pytest.mark.parametrize("phase", ["idle", "paused", "completed", "rolled_back", "locked"])
 @pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive", "error"])
 def test_what_a_person_has_stopped_or_not_begun_is_left_alone(phase: str, verdict: Any) -> None:
-    assert due(at(phase=phase), finding=Finding(verdict)) is None
+    found = due(at(phase=phase), finding=Finding(verdict))
+
+    assert found == ("roll_back" if (phase, verdict) == ("paused", "fail") else None)
+
+
+def test_a_failure_that_asks_for_a_pause_pauses_once() -> None:
+    failure = Finding("fail", "p95 max 200ms does not hold", action="pause")
+
+    assert next_move(at(), Facts(failure, 0.0)) == Move("pause", failure.reason, {}, "criterion")
+    assert next_move(at(phase="paused"), Facts(failure, 0.0)) is None
+
+
+def test_a_hold_is_named_by_what_stays_the_same_and_told_in_full() -> None:
+    mismatch = Finding("error", "sample-ratio mismatch: v2 got 120 of 1,000", {"e": 2000})
+    move = next_move(at(), Facts(mismatch, 0.0))
+
+    assert move == Move("hold", mismatch.reason, {"e": 2000}, "sample-ratio mismatch")
+    later = mismatch._replace(reason="sample-ratio mismatch: v2 got 130 of 1,100")
+    assert next_move(at(phase="holding", phase_reason="sample-ratio mismatch"), Facts(later, 9.0)) is None
+
+
+def test_a_hold_of_a_guardrails_is_left_to_it_for_two_minutes_and_a_half() -> None:
+    held = at(phase="holding", phase_reason="shared incident: v1 breaks the same limit now")
+
+    assert due(held, 9999, held_s=149.0) is None
+    assert due(held, 60, held_s=150.0) == "resume"
+
+
+SLOWED = Finding("error", "interference: v1 itself is half as slow again")
+
+
+def test_interference_lowers_the_weight_and_a_stable_that_recovers_condemns_the_canary() -> None:
+    assert next_move(at(1), Facts(SLOWED, 9.0)) == Move("retreat", SLOWED.reason, {}, "interference")
+    lowered = at(0, phase="holding", phase_reason="interference")
+    assert due(lowered, 99, SLOWED) is None
+    recovered = next_move(lowered, Facts(PASS, 99))
+    assert recovered is not None
+    assert recovered.verb == "roll_back"
+    assert "recovered" in recovered.reason
+
+
+def test_interference_at_the_first_stage_only_holds_and_its_end_proves_nothing() -> None:
+    assert due(at(0), 9, SLOWED) == "hold: interference at the first stage"
+    held = at(0, phase="holding", phase_reason="interference at the first stage")
+    assert due(held, 99, SLOWED) is None
+    assert due(held, 99, PASS) == "resume"
 
 
 @pytest.mark.parametrize("phase", ["progressing", "holding", "baking"])
@@ -103,7 +148,7 @@ def test_whatever_is_due_is_allowed_and_raises_the_weight_only_on_a_pass(
     if move is None:
         return
     transition: Any = getattr(transitions, move.verb)
-    after = transition(before, move.reason) if move.verb in ("hold", "roll_back") else transition(before)
+    after = transition(before, move.why) if move.verb in ("hold", "roll_back") else transition(before)
 
     assert after.stage - before.stage in (0, 1)
     if after.effective_ppm > before.effective_ppm:

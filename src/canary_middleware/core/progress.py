@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .records import Event
     from .rollout import Rollout
 
+INTERFERENCE: Final = "interference"
+"""How a finding begins that says that stable itself has become slower."""
+GUARDS_HOLD_S: Final = 150.0
+"""How long a hold of a guardrail's is left alone: it rolls back after two minutes, or it is over."""
+
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 
 _MOVING: Final = frozenset({"progressing", "holding", "baking"})
@@ -45,45 +50,87 @@ class Facts(NamedTuple):
         in_stage_s: seconds of ``stage_clock``.
         is_open: whether the plan's calendar allows an advance now.
         is_pinned: whether the environment of any live worker pins the weight.
+        held_s: seconds that it has been holding for the reason it holds for now.
     """
 
     finding: Finding
     in_stage_s: float
     is_open: bool = True
     is_pinned: bool = False
+    held_s: float = 0.0
 
 
 class Move(NamedTuple):
-    """One transition: the name of the function in ``transitions``, why, and the evidence for the audit trail."""
+    """
+    One transition.
 
-    verb: Literal["advance", "hold", "resume", "complete", "roll_back", "pause"]
+    Attributes:
+        verb: the name of the function in ``transitions``.
+        reason: why, in a sentence, for the audit trail.
+        evidence: the same for machines.
+        why: in a word or two, what a hold is for: it stays the same while the figures change.
+    """
+
+    verb: Literal["advance", "hold", "retreat", "resume", "complete", "roll_back", "pause"]
     reason: str
     evidence: Mapping[str, Any] = {}
+    why: str = ""
 
 
 def next_move(rollout: Rollout, facts: Facts) -> Move | None:
     """The one transition that is due, or None where everything may stay as it is."""
+    finding = facts.finding
+    if finding.verdict == "fail" and (rollout.phase in _MOVING or rollout.phase == "paused"):
+        return _failed(rollout, finding)
     if rollout.phase not in _MOVING:
         return None
-    finding = facts.finding
-    if finding.verdict == "fail":
-        verb: Literal["roll_back", "pause"] = "roll_back" if finding.action == "rollback" else "pause"
-        return Move(verb, finding.reason, finding.evidence)
     if rollout.phase == "baking":
         return Move("complete", "the bake is over", finding.evidence) if _has_baked(rollout, facts) else None
+    if _has_recovered(rollout, finding):
+        reason = f"{rollout.plan.stable} recovered when fewer users had the canary: it was the canary that slowed it"
+        return Move("roll_back", reason, finding.evidence)
     obstacle = _obstacle(rollout, facts)
     if obstacle is not None:
-        is_told = rollout.phase == "holding" and rollout.phase_reason == obstacle
-        return None if is_told else Move("hold", obstacle, finding.evidence)
+        return _held(rollout, finding, obstacle)
     if facts.in_stage_s >= _duration_s(rollout):
         return Move("advance", finding.reason or "all that the stage asks for holds", finding.evidence)
     return Move("resume", f"{rollout.phase_reason} is over") if rollout.phase == "holding" else None
 
 
+def _failed(rollout: Rollout, finding: Finding) -> Move | None:
+    if finding.action == "rollback":
+        return Move("roll_back", finding.reason, finding.evidence)
+    return None if rollout.phase == "paused" else Move("pause", finding.reason, finding.evidence, "criterion")
+
+
+def _has_recovered(rollout: Rollout, finding: Finding) -> bool:
+    """Whether lowering the weight has made stable as fast as it was."""
+    return rollout.phase == "holding" and rollout.phase_reason == INTERFERENCE and _word(finding) != INTERFERENCE
+
+
+def _word(finding: Finding) -> str:
+    """What a hold is called: the finding's reason up to its colon, without the figures behind it."""
+    return finding.reason.partition(":")[0] or "error" if finding.verdict == "error" else ""
+
+
+def _held(rollout: Rollout, finding: Finding, obstacle: str) -> Move | None:
+    if rollout.phase == "holding" and rollout.phase_reason.partition(" at the first")[0] == obstacle:
+        return None
+    reason = finding.reason if finding.verdict in ("error", "inconclusive") and finding.reason else obstacle
+    if obstacle != INTERFERENCE:
+        return Move("hold", reason, finding.evidence, obstacle)
+    if rollout.stage > 0:
+        return Move("retreat", reason, finding.evidence, obstacle)
+    # There is no lower weight to try: that it is over will say nothing of the canary.
+    return Move("hold", reason, finding.evidence, f"{obstacle} at the first stage")
+
+
 def _obstacle(rollout: Rollout, facts: Facts) -> str | None:
-    """What keeps the stage from ending or going on, in one word; None where nothing does."""
+    """What keeps the stage from ending or going on, in a word or two; None where nothing does."""
     if facts.finding.verdict == "error":
-        return facts.finding.reason or "error"
+        return _word(facts.finding)
+    if _is_guards_hold(rollout) and facts.held_s < GUARDS_HOLD_S:
+        return rollout.phase_reason.partition(" at the first")[0]
     if facts.is_pinned:
         return "pinned"
     if facts.in_stage_s < _duration_s(rollout):
@@ -94,6 +141,11 @@ def _obstacle(rollout: Rollout, facts: Facts) -> str | None:
     if not facts.is_open:
         return "schedule"
     return "inconclusive" if facts.finding.verdict == "inconclusive" else None
+
+
+def _is_guards_hold(rollout: Rollout) -> bool:
+    """Whether a guardrail holds it, which decides by itself within two minutes."""
+    return rollout.phase == "holding" and rollout.phase_reason.startswith("shared incident")
 
 
 def _stage(rollout: Rollout) -> Stage | None:
