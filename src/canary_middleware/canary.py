@@ -191,7 +191,7 @@ class Canary:
             from .sharing import Sharing
             from .stores import open_store
 
-            self._sharing = Sharing(self, open_store(place), file)
+            self._sharing = Sharing(self, open_store(place), file, decides=_decides(environ))
         elif file is not None:
             from .plan_watch import Edits, PlanWatch
 
@@ -934,6 +934,14 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def _decides(environ: Mapping[str, str]) -> bool:
+    """Whether this process may decide for all; off where ``canary run`` does."""
+    value = environ.get("CANARY_CONTROLLER", "on").strip().lower()
+    if value not in ("on", "off"):
+        raise ConfigError(f"CANARY_CONTROLLER is {value!r}: must be on, or off where `canary run` decides")
+    return value == "on"
 
 
 def _random_id() -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .canary import Canary
+    from .controller import ControllerThread
     from .core.ports import Store
     from .core.rollout import Rollout
     from .counts import Series
@@ -57,10 +58,13 @@ class Sharing:
         canary: whose rollouts they are.
         store: where they live.
         file: the plan file that they were read from, if any.
+        decides: whether this process may be the one that decides for all.
     """
 
-    def __init__(self, canary: Canary, store: Store, file: PlanFile | None = None) -> None:
+    def __init__(self, canary: Canary, store: Store, file: PlanFile | None = None, *, decides: bool = True) -> None:
         self._canary = ref(canary)
+        self._decides = decides
+        self._controller: ControllerThread | None = None
         self.store = store
         self.control = Control(store)
         self.edits = Edits(file)
@@ -114,14 +118,31 @@ class Sharing:
             last_known=self._last_known,
             clock=canary.clock,
         )
+        controller = self._controller = self._deciding(canary, follower) if self._decides else None
         # Gone without `close`: so is whoever was served from here.
-        self._gone = ref(canary, lambda _: follower.abandon())
+        self._gone = ref(canary, lambda _: _abandon(follower, controller))
         follower.start()
         follower.has_read.wait(FIRST_READ_S)
+        if controller is not None:
+            controller.start()
+            # In reverse order: who decides hands over before the store is closed.
+            atexit.register(_stop, ref(follower))
+            atexit.register(_stop, ref(controller))
+            return
         atexit.register(_stop, ref(follower))
+
+    def _deciding(self, canary: Canary, follower: Follower) -> ControllerThread:
+        from .controller import Controller, ControllerThread
+
+        report = canary.troubles.report
+        return ControllerThread(Controller(self.control, follower.worker_id, complain=report, mine=self._mine))
 
     def stop(self, timeout_s: float) -> None:
         """Hand over the last counts and end."""
+        controller, self._controller = self._controller, None
+        if controller is not None:
+            controller.stop(timeout_s / 2)
+            timeout_s /= 2
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.stop(timeout_s)
@@ -339,7 +360,13 @@ def _difference(now: Mapping[Series, Cell], before: Mapping[Series, Cell]) -> di
     return fresh
 
 
-def _stop(follower: ref[Follower]) -> None:
-    running = follower()
+def _abandon(*threads: Follower | ControllerThread | None) -> None:
+    for thread in threads:
+        if thread is not None:
+            thread.abandon()
+
+
+def _stop(thread: ref[Follower] | ref[ControllerThread]) -> None:
+    running = thread()
     if running is not None:
         running.stop(2.0)

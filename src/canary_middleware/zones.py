@@ -1,5 +1,5 @@
 """
-Time zones of the windows in which stages may end: whether this machine knows them.
+Time zones of the windows in which stages may end: whether this machine knows them, and whether one is open.
 """
 
 from __future__ import annotations
@@ -24,6 +24,22 @@ def require_zones(plan: Plan) -> None:
         for n, stage in enumerate(rollout.stages):
             if stage.advance is not None:
                 _require(parse_window(stage.advance).zone, f"rollout.{rollout.name}.stages[{n}].advance", stage.advance)
+
+
+def is_open(window: str | None, now_s: float) -> bool:
+    """
+    Whether a stage may end at Unix second *now_s*, by its ``advance``; None is always open.
+
+    Raises:
+        LookupError, ValueError, OSError: this machine does not know the zone.
+    """
+    if window is None:
+        return True
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    parsed = parse_window(window)
+    return parsed.covers(datetime.fromtimestamp(now_s, ZoneInfo(parsed.zone)))
 
 
 def _require(zone: str, key: str, text: str) -> None:

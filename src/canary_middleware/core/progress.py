@@ -166,6 +166,21 @@ def _has_baked(rollout: Rollout, facts: Facts) -> bool:
     return facts.in_stage_s >= (bake_s or 0.0) and facts.finding.verdict != "error"
 
 
+def stage_began(events: Sequence[Event]) -> float:
+    """When the present stage or bake was entered, in Unix seconds; 0 where *events* (newest first) do not tell."""
+    return next((event.at_s for event in events if _enters(event)), 0.0)
+
+
+def held_since(events: Sequence[Event]) -> float | None:
+    """When the present hold began, in Unix seconds; None where the newest of *events* that changed it is no hold."""
+    since = None
+    for event in events:
+        if event.after.get("phase") != "holding":
+            break
+        since = event.at_s
+    return since
+
+
 def stage_clock(events: Sequence[Event], now_s: float) -> float:
     """
     Seconds that a rollout has moved in its present stage or bake; pauses, and what stood before them by hand, are left

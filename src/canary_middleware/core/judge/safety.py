@@ -139,6 +139,15 @@ def _errors(margin: Margin, stable: Side, canary: Side, phi: float, past: Past) 
     return promotion.log_factor(x, y, n_c, n_s, promotion.best_bet(past.rate, allowed, n_c / n_s), allowed)
 
 
+def cut_below(past: Past, q: float) -> int:
+    """
+    The bucket above which at least a share 1 - q of stable's requests lies.
+
+    One below the quantile's: where all requests take the same time, nothing would be above that.
+    """
+    return max(past.quantile(q) - 1, 0)
+
+
 def cut_above(margin: Margin, cut: int) -> int:
     """The bucket beyond which a canary's request is slower than one of stable's in *cut* by the margin."""
     if margin.kind == "max_ratio":
@@ -148,7 +157,7 @@ def cut_above(margin: Margin, cut: int) -> int:
 
 def _slowness(margin: Margin, stable: Side, canary: Side, phi: float, past: Past) -> float:
     q = QUANTILES[margin.metric]
-    cut = past.quantile(q)
+    cut = cut_below(past, q)
     beyond = cut_above(margin, cut)
     phi = of_share(phi, q)
     x = sum(n for index, n in canary.durations.items() if index > beyond)
@@ -176,7 +185,7 @@ def growth(margin: Margin, past: Past, ratio: float, phis: tuple[float, float]) 
         rate = past.rate
         return max(errors.log_factor_below(rate, rate / ratio, 1.0, 1.0 / ratio, margin.value) / phis[0], 1e-9)
     q = QUANTILES[margin.metric]
-    cut = past.quantile(q)
+    cut = cut_below(past, q)
     p_c, p_s = past.share_above(cut_above(margin, cut)), past.share_above(cut)
     gain = latency.safe_log_factor(p_c, p_s / ratio, 1.0, 1.0 / ratio, p_c, p_s)
     return max(gain / of_share(phis[1], q), 1e-9)

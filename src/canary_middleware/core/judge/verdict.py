@@ -72,7 +72,9 @@ def _is_broken(judge: Judge, watched: Watched) -> bool:
     from .judge import LIMIT_ALPHA
 
     alpha = LIMIT_ALPHA if watched.is_guardrail else judge.settings.alpha
-    return watched.evidence >= 1.0 / alpha
+    # A warning stops nothing, so it is given also where stable breaks the limit.
+    evidence = watched.canary.evidence if watched.criterion.action == "warn" else watched.evidence
+    return evidence >= 1.0 / alpha
 
 
 def _suspicion(judge: Judge) -> str | None:

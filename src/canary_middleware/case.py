@@ -1,0 +1,180 @@
+"""
+One rollout before its judges: what has been seen of its present run, and what follows from it.
+
+Kept in the store as it goes, so that whoever decides next goes on and does not begin again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from .core.bucketing import BUCKETS
+from .core.judge import Judge, settings_of
+from .core.progress import Finding, stage_began
+from .journal import Journal
+from .status import BEGINNINGS
+from .ticks import ticks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .core.judge import Tick
+    from .core.ports import Store
+    from .core.records import Event, Lease
+    from .core.rollout import Rollout
+
+    Windows = Sequence[tuple[int, Mapping[str, Any]]]
+
+SCHEMA: Final = 1
+BEFORE_S: Final = 600
+"""Seconds before a rollout's beginning that tell how stable does without a canary."""
+STALE_S: Final = 600.0
+"""Without a single request for so long nothing is promoted."""
+# Requests of a second in which the weight changed may have been decided under either.
+_BLUR_S: Final = 3
+_ORDER: Final = ("fail", "error", "inconclusive", "pass")
+
+
+class Case:
+    """
+    The judges of one rollout, one for each canary version.
+
+    Args:
+        name: of the rollout.
+        complain: told in a sentence of counts that cannot be read.
+    """
+
+    def __init__(self, name: str, complain: Callable[[str], None]) -> None:
+        self.name = name
+        self.cursor = 0
+        """Beginning of the last window that was judged, in Unix seconds."""
+        self.journal = Journal(name)
+        self._complain = complain
+        self._run_s = -1.0
+        self._entered: tuple[int, float] | None = None
+        self._judges: dict[str, Judge] = {}
+
+    # -- taking over and handing on ---------------------------------------------------------------------------------
+
+    def load(self, store: Store, rollout: Rollout, events: Sequence[Event]) -> None:
+        """Go on where the last one who decided was, if that was in the same run; begin otherwise."""
+        self._run_s = _began(events)
+        saved = store.kept(_note(self.name)) or {}
+        if saved.get("schema") != SCHEMA or saved.get("run_s") != self._run_s:
+            saved = {}
+        states = saved.get("judges", {})
+        self.cursor = int(saved.get("cursor", max(0, int(self._run_s) - BEFORE_S)))
+        entered = saved.get("entered")
+        self._entered = None if entered is None else (int(entered[0]), float(entered[1]))
+        self._judges = {
+            version: Judge(settings_of(rollout.plan, version, rollout.stage), states.get(version))
+            for version, _ in rollout.plan.canaries
+        }
+        self.journal = Journal(self.name, store.kept(self.journal.note) if saved else None)
+
+    def is_of(self, events: Sequence[Event]) -> bool:
+        """Whether what it has seen belongs to the run that *events* tell of."""
+        return self._run_s == _began(events)
+
+    def keep(self, store: Store, lease: Lease) -> None:
+        """
+        Leave it for whoever decides next. Raises LeaseLost where that is somebody else already.
+        """
+        saved = {
+            "schema": SCHEMA,
+            "run_s": self._run_s,
+            "cursor": self.cursor,
+            "entered": self._entered,
+            "judges": {version: judge.state() for version, judge in self._judges.items()},
+        }
+        store.keep(_note(self.name), saved, lease=lease)
+        store.keep(self.journal.note, self.journal.plain(), lease=lease)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def look(self, rollout: Rollout, windows: Windows, events: Sequence[Event], now_s: float) -> Finding:
+        """
+        Take in the windows that are new, and say what follows.
+
+        Args:
+            windows: closed ones, oldest first; those up to the cursor are passed over.
+            events: the rollout's audit trail, newest first.
+            now_s: Unix seconds.
+        """
+        fresh = [window for window in windows if window[0] > self.cursor]
+        place = (rollout.stage, stage_began(events))
+        if self._entered == place:
+            self._take_in(rollout, fresh, events)
+        else:
+            self._take_in(rollout, [window for window in fresh if window[0] < place[1]], events)
+            self._enter(rollout, place)
+            self._take_in(rollout, [window for window in fresh if window[0] >= place[1]], events)
+        finding = _together([judge.finding() for judge in self._judges.values()])
+        self.journal.note_point(now_s, rollout, self._judges)
+        if finding.verdict == "pass" and now_s - self.cursor > STALE_S:
+            return finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
+        return finding
+
+    def _take_in(self, rollout: Rollout, windows: Windows, events: Sequence[Event]) -> None:
+        if not windows:
+            return
+        plan = rollout.plan
+        for version in self._judges:
+            judge = self._judge(rollout, version)
+            before = self.cursor
+            for tick in ticks_of(
+                windows, self.name, plan.stable, version, lambda at: _weight(events, at), complain=self._complain
+            ):
+                judge.observe(_cleared(tick, events)._replace(seconds=max(1.0, tick.at_s - before)))
+                before = int(tick.at_s)
+        self.cursor = windows[-1][0]
+
+    def _judge(self, rollout: Rollout, version: str) -> Judge:
+        """The judge of *version*, going by what the plan asks for in the stage in force."""
+        judge = self._judges[version]
+        settings = settings_of(rollout.plan, version, rollout.stage)
+        if judge.settings != settings:
+            judge = self._judges[version] = Judge(settings, judge.state())
+        return judge
+
+    def _enter(self, rollout: Rollout, place: tuple[int, float]) -> None:
+        self._entered = place
+        weights = [stage.weight_ppm for stage in rollout.plan.stages]
+        compared = [n for n, weight in enumerate(weights) if 0 < weight < BUCKETS]
+        position = sum(n <= rollout.stage for n in compared) - 1
+        for version in self._judges:
+            judge = self._judge(rollout, version)
+            judge.enter(max(position, 0), len(compared), compares=0 < rollout.weight_ppm < BUCKETS)
+        self.journal.enter(place, self._judges)
+
+
+def _note(name: str) -> str:
+    return f"judge:{name}"
+
+
+def _began(events: Sequence[Event]) -> float:
+    """When the present run began, in Unix seconds."""
+    return next((event.at_s for event in events if event.verb in BEGINNINGS), 0.0)
+
+
+def _weight(events: Sequence[Event], at_s: float) -> int:
+    """The weight in ppm at a Unix second."""
+    return next((int(event.after.get("weight_ppm", 0)) for event in events if event.at_s <= at_s), 0)
+
+
+def _cleared(tick: Tick, events: Sequence[Event]) -> Tick:
+    """*tick*, without its new identities where they may have been split by two weights."""
+    for event in events:
+        is_change = event.before.get("weight_ppm") != event.after.get("weight_ppm")
+        if is_change and abs(event.at_s - tick.at_s) <= _BLUR_S:
+            return tick._replace(stable=tick.stable._replace(identities=0), canary=tick.canary._replace(identities=0))
+    return tick
+
+
+def _together(findings: Sequence[Finding]) -> Finding:
+    """The gravest of several canaries' findings, with the evidence of all."""
+    worst = min(findings, key=lambda finding: (_ORDER.index(finding.verdict), finding.action != "rollback"))
+    if len(findings) == 1:
+        return worst
+    evidence = {str(finding.evidence["version"]): finding.evidence for finding in findings}
+    return worst._replace(evidence={**worst.evidence, "versions": evidence})
