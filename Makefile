@@ -13,7 +13,7 @@ COVERAGE ?=
 # The user's own PYTHONPATH or active environment must not change what is tested.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: demo test coverage bench bench-control lint format clean
+.PHONY: demo test coverage bench bench-control bench-judge lint format clean
 
 demo: $(READY)
 	@$(BIN)/python -m examples.demo $(ARGS)
@@ -38,6 +38,9 @@ bench: $(READY)
 
 bench-control: $(READY)
 	@$(BIN)/python -m tests.benchmarks.control_plane
+
+bench-judge: $(READY)
+	@$(BIN)/python -m tests.benchmarks.judge $(ARGS)
 
 # pyright runs on node: without one it would download its own, so it waits for a machine that has it.
 lint: $(READY)
