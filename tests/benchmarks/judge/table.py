@@ -81,7 +81,8 @@ def cell(line: Line, found: Figure | None) -> str:
 
 def percent(share: float) -> str:
     """As ``0.3 %`` below five percent, as ``62 %`` above: more digits would be noise."""
-    return f"{100 * share:.{1 if 0 < share < 0.05 else 0}f} %"
+    text = f"{100 * share:.{1 if share < 0.05 else 0}f}"
+    return f"{text.removesuffix('.0')} %"
 
 
 def ours(line: Line, found: Figure) -> str:
