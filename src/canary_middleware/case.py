@@ -12,7 +12,7 @@ from .core.bucketing import BUCKETS
 from .core.judge import Judge, settings_of
 from .core.progress import Finding, stage_began
 from .journal import Journal
-from .status import BEGINNINGS
+from .status import BEGINNINGS, finding_note
 from .ticks import ticks_of
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Case:
         self._run_s = -1.0
         self._entered: tuple[int, float] | None = None
         self._judges: dict[str, Judge] = {}
+        self._found: dict[str, Any] | None = None
 
     # -- taking over and handing on ---------------------------------------------------------------------------------
 
@@ -89,6 +90,8 @@ class Case:
         }
         store.keep(_note(self.name), saved, lease=lease)
         store.keep(self.journal.note, self.journal.plain(), lease=lease)
+        if self._found is not None:
+            store.keep(finding_note(self.name), self._found, lease=lease)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -112,7 +115,8 @@ class Case:
         finding = _together([judge.finding() for judge in self._judges.values()])
         self.journal.note_point(now_s, rollout, self._judges)
         if finding.verdict == "pass" and now_s - self.cursor > STALE_S:
-            return finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
+            finding = finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
+        self._found = _summary(finding, self._run_s, now_s)
         return finding
 
     def _take_in(self, rollout: Rollout, windows: Windows, events: Sequence[Event]) -> None:
@@ -146,6 +150,14 @@ class Case:
             judge = self._judge(rollout, version)
             judge.enter(max(position, 0), len(compared), compares=0 < rollout.weight_ppm < BUCKETS)
         self.journal.enter(place, self._judges)
+
+
+_SHOWN: Final = ("version", "e", "threshold", "promotion_threshold", "alpha", "missing", "requests", "dispersion")
+
+
+def _summary(finding: Finding, run_s: float, now_s: float) -> dict[str, Any]:
+    said = {name: finding.evidence[name] for name in _SHOWN}
+    return {"run_s": run_s, "at_s": now_s, "verdict": finding.verdict, "reason": finding.reason, **said}
 
 
 def _note(name: str) -> str:

@@ -49,6 +49,7 @@ def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: 
         **_state(rollout, figures),
         "store": store.url,
         "window_s": window_s,
+        "judge": judge_of(store, rollout, now),
         "workers": workers,
         "events": [event_of(event, now) for event in store.history(rollout.name, events)],
     }
@@ -62,6 +63,7 @@ def status_here(canary: Canary, name: str) -> dict[str, Any]:
         **_state(rollout, figures),
         "store": None,
         "window_s": None,
+        "judge": None,
         "workers": [],
         "events": [],
     }
@@ -81,6 +83,30 @@ def _state(rollout: Rollout, figures: Mapping[str, Any]) -> dict[str, Any]:
         **limits_of(rollout, figures),
         "versions": figures["versions"],
     }
+
+
+def finding_note(name: str) -> str:
+    """The name under which a store keeps what the judge last said of a rollout."""
+    return f"finding:{name}"
+
+
+def judge_of(store: Store, rollout: Rollout, now_s: float) -> dict[str, Any] | None:
+    """
+    What the judge last said of *rollout*'s present run, and how long ago; None where nothing moves or nobody judges.
+
+    Returns:
+        verdict, reason, ``e`` (the e-values by name), threshold (1/α, of a rollback), promotion_threshold (of safety),
+        alpha, missing, requests, dispersion, version, ``ago_s``.
+    """
+    if rollout.phase not in ("progressing", "holding", "baking", "paused"):
+        return None
+    found = store.kept(finding_note(rollout.name))
+    if found is None or found["run_s"] != next(
+        (event.at_s for event in store.history(rollout.name, 1000) if event.verb in BEGINNINGS), 0.0
+    ):
+        return None
+    said = {name: value for name, value in found.items() if name not in ("run_s", "at_s")}
+    return {**said, "ago_s": round(max(0.0, now_s - found["at_s"]), 1)}
 
 
 def stages_of(rollout: Rollout) -> list[dict[str, Any]]:

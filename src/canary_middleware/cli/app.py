@@ -15,6 +15,7 @@ import click
 from . import changes, views
 from .checklist import check
 from .completion import completion
+from .run import run
 from .smoke import test
 
 _ALIASES: Final = {"abort": "rollback", "promote": "next"}
@@ -57,5 +58,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _command in (*views.FIRST, *changes.ALL, *views.LATER, check, test, completion):
+for _command in (*views.FIRST, *changes.ALL, *views.LATER, run, check, test, completion):
     main.add_command(_command)

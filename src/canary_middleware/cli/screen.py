@@ -22,6 +22,7 @@ _MARKS: Final = {"completed": "✔", "in_progress": "●", "pending": "○"}
 _STAGE_STYLES: Final = {"completed": "green", "in_progress": "bold cyan", "pending": "dim"}
 # Two polls that failed: from then on it is worth a line.
 _STALE_S: Final = 2.0
+_SILENT_JUDGE_S: Final = 15.0
 _PHASE_STYLES: Final = {
     "progressing": "bold cyan",
     "baking": "bold cyan",
@@ -41,6 +42,8 @@ def screen(data: Mapping[str, Any]) -> Group:
     parts += [_versions(data), Text()]
     if data["criteria"] or data["guardrails"]:
         parts += [_limits(data), Text()]
+    if data["judge"]:
+        parts += [_judge(data["judge"], data["stable"]), Text()]
     parts.append(_workers(data))
     if data["events"]:
         parts += [Text(), _events(data["events"])]
@@ -142,6 +145,33 @@ def _limits(data: Mapping[str, Any]) -> Table:
             mark = {True: Text("✔", "green"), False: Text("✖", "red"), None: Text("?", "dim")}[one["holds"]]
             now = "–" if one["value"] is None else f"now {_amount(one['metric'], one['kind'], one['value'])}"
             table.add_row(Text("" if n else title, "dim"), _limit(one, data["stable"]) + period, now, mark)
+    return table
+
+
+_VERDICTS: Final = {
+    "pass": ("✔ may advance", "green"),
+    "fail": ("✖ must go", "red"),
+    "inconclusive": ("… not yet", "yellow"),
+    "error": ("! cannot tell", "yellow"),
+}
+
+
+def _judge(found: Mapping[str, Any], stable: str) -> Table:
+    """What the evidence says so far, and what it still lacks."""
+    table = Table.grid(padding=(0, 2))
+    word, style = _VERDICTS[found["verdict"]]
+    verdict = Text(word, style)
+    if found["ago_s"] > _SILENT_JUDGE_S:
+        verdict.append(f"   last judged {_ago(found['ago_s'])} ago", "yellow")
+    table.add_row(Text("Judge   ", "dim"), verdict)
+    e = found["e"]
+    worse = f"e-value {e['rollback']:.3g}, rolled back at {found['threshold']:,.0f} (α {found['alpha'] * 100:g} %)"
+    table.add_row("", f"{found['version']} worse than {stable}: {worse}")
+    safe = [f"{name.removeprefix('safe_')} {value:.3g}" for name, value in e.items() if name.startswith("safe_")]
+    table.add_row("", f"shown to be safe: {', '.join(safe)}; each needs {found['promotion_threshold']:.3g}")
+    lines = found["missing"] or ([found["reason"]] if found["verdict"] != "pass" else [])
+    for line in lines:
+        table.add_row("", Text(shown(line), "yellow"))
     return table
 
 
