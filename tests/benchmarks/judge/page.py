@@ -37,7 +37,8 @@ _BODY: Final = """
 **ours** shows the figure, in brackets what it must be, and whether it is. Shares stand for rollouts. A number without
 a percent sign is the median of the canary requests from the onset of the regression to the rollback, over all rollouts,
 those included in which it is never found; *n % found* is added where some were not, "never" where most were not, and
-*n % before* where the rule had already alarmed in the good hour. {noise}
+*n % before* where the rule had already alarmed in the good hour, which is overlooked in the others, not in ours.
+{noise}
 
 ## The traffic
 
