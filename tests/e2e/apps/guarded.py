@@ -1,5 +1,6 @@
 """
-Two versions under guardrails, behind every front door but Django's. The store is what CANARY_STORE names.
+Two versions under guardrails, or under the plan in PLAN (JSON), behind every front door but Django's. The store is
+what CANARY_STORE names.
 
 v2 raises from the moment that the file BREAK exists. The file JOURNAL has a line for every request that ends: whether
 it was v2's, when it was assigned and when it had ended (``time.monotonic``, one clock for all processes), the process,
@@ -8,6 +9,7 @@ and the rollout's phase behind it.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -23,12 +25,9 @@ from canary_middleware.flask import init_app
 if TYPE_CHECKING:
     from canary_middleware.core.exchange import Exchange
 
-canary = Canary(
-    "shop",
-    clock=time.monotonic,
-    key=[by_header("x-user-id")],
-    guardrails={"error_rate": {"max": 0.05}, "p95": {"max": "2s"}, "availability": {"min": 0.99}},
-)
+_GUARDED = {"guardrails": {"error_rate": {"max": 0.05}, "p95": {"max": "2s"}, "availability": {"min": 0.99}}}
+_PLAN = json.loads(os.environ["PLAN"]) if "PLAN" in os.environ else _GUARDED
+canary = Canary("shop", clock=time.monotonic, key=[by_header("x-user-id")], **_PLAN)
 _BREAK = Path(os.environ["BREAK"])
 # One write each, appended: lines of several processes do not mix.
 _JOURNAL = os.open(os.environ["JOURNAL"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)

@@ -32,16 +32,16 @@ class Cuts:
         found = [past.quantile(q) for q in latency.QUANTILES if known >= latency.LEAST[q]]
         self.buckets = tuple(found)
         self.shares = tuple(past.share_above(cut) for cut in found)
-        self.slow_stable = _above(stable.durations, found, 0)
-        self.slow_canary = _above(canary.durations, found, latency.GRACE)
+        self.slow_stable = _above(stable.durations, found)
+        self.slow_canary = _above(canary.durations, [latency.GRACED[cut] for cut in found])
 
 
-def _above(durations: Mapping[int, int], cuts: Sequence[int], grace: int) -> list[int]:
-    """For each of the ascending *cuts*: requests in buckets above it and the grace."""
+def _above(durations: Mapping[int, int], cuts: Sequence[int]) -> list[int]:
+    """For each of the ascending *cuts*: requests in buckets above it."""
     slow = [0] * len(cuts)
     for index, n in durations.items():
         for position, cut in enumerate(cuts):
-            if index <= cut + grace:
+            if index <= cut:
                 break
             slow[position] += n
     return slow

@@ -11,11 +11,17 @@ from __future__ import annotations
 from math import log
 from typing import Final
 
+from ..durations import BUCKETS, bucket, upper_s
+
 QUANTILES: Final = (0.5, 0.95, 0.99)
 ODDS: Final = (1.3, 2.0, 4.0, 12.0)
 """How many times the odds of being slow: the alternatives that are bet on."""
 GRACE: Final = 1
 """Buckets by which the canary may be slower: one is 2.4 %."""
+GRACE_S: Final = 0.001
+"""Seconds by which it may be slower in any case: what no user feels, and a line of code more costs."""
+GRACED: Final = tuple(max(cut + GRACE, bucket(upper_s(cut) + GRACE_S)) for cut in range(BUCKETS))
+"""Bucket of a threshold → the bucket beyond which a request to the canary is slow."""
 # Fewer would put the threshold anywhere.
 LEAST: Final = {0.5: 30.0, 0.95: 100.0, 0.99: 300.0}
 _EDGE: Final = 1e-4
