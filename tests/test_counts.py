@@ -172,7 +172,7 @@ def test_what_a_fork_inherits_it_forgets() -> None:
 
     counts.forked()
 
-    assert counts.snapshot() == Snapshot({}, {}, {}, {}, {})
+    assert counts.snapshot() == Snapshot({}, {}, {}, {}, {}, {})
     assert counts.pid == os.getpid()
 
 

@@ -416,7 +416,7 @@ class Canary:
         exchange = head.exchange(assignment, door, started)
         if match is not None and "*" not in match.template:
             exchange.route = match.template
-        self.counts.begin(assignment[0])
+        self.counts.begin(assignment[0], exchange)
         if self._recorder is not None:
             try:
                 self._recorder.begin(exchange, head)

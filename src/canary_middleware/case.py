@@ -125,7 +125,8 @@ class Case:
         plan = rollout.plan
         for version in self._judges:
             judge = self._judge(rollout, version)
-            before = self.cursor
+            # What came before the stage says nothing of how fast requests come in it.
+            before = max(self.cursor, int(stage_began(events)) - 1)
             for tick in ticks_of(
                 windows, self.name, plan.stable, version, lambda at: _weight(events, at), complain=self._complain
             ):

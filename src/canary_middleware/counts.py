@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left
-from math import exp, log
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import ref
+
+from .core.durations import BOUNDS_S as GRID_S
+from .core.rollout import RANDOMISED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 OTEL_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bucket bounds of ``http.server.request.duration`` in OpenTelemetry's semantic conventions, seconds."""
 
-# Four buckets per 10 %, from 1 ms to beyond 40 s: fine enough for a p95 to be off by less than 2.5 %.
-_RATIO: Final = 1.1**0.25
-_LOG_BOUNDS: Final = tuple(0.001 * exp(i * log(_RATIO)) for i in range(450))
-BOUNDS_S: Final = tuple(sorted({*_LOG_BOUNDS, *OTEL_BOUNDS_S}))
+BOUNDS_S: Final = tuple(sorted({*GRID_S, *OTEL_BOUNDS_S}))
 """Upper bounds of the buckets we count in: the log-spaced ones and the standard ones, so that both come out exact."""
+GRID: Final = (*(bisect_left(GRID_S, bound) for bound in BOUNDS_S), len(GRID_S))
+"""Index into BOUNDS_S → bucket of ``core.durations``: a standard bound lies within one of those."""
+GROUPS: Final = 64
+"""Identity groups, by the last six bits of the identity's point."""
 
 MAX_SETS: Final = 2000
 """Label sets a thread keeps; the Python SDK has no limit of its own. Further ones share an overflow set per variant."""
@@ -126,10 +129,12 @@ class _Life:
 class _Table:
     """What one thread has counted."""
 
-    __slots__ = ("begun", "cells", "fallbacks", "missed")
+    __slots__ = ("begun", "cells", "fallbacks", "groups", "missed")
 
     def __init__(self) -> None:
         self.begun: dict[Variant, int] = {}
+        self.groups: dict[Variant, list[int]] = {}
+        """Of each identity group the requests, then of each the failures, then of each the sum of duration buckets."""
         self.cells: dict[_Key, Cell] = {}
         self.fallbacks: dict[tuple[str, str, str], int] = {}
         self.missed: dict[tuple[str, str, str], int] = {}
@@ -143,6 +148,14 @@ class _Table:
                 mine[key] = mine.get(key, 0) + n
         for series, cell in dict(other.cells).items():
             self.cells.setdefault(series, Cell()).add(cell)
+        for variant, row in dict(other.groups).items():
+            sums = self.groups.setdefault(variant, [0] * len(row))
+            for index, n in enumerate(list(row)):
+                sums[index] += n
+
+    def row(self, variant: Variant) -> list[int]:
+        """The groups of *variant*, made at its first request; none where no fair hash decided."""
+        return self.groups.setdefault(variant, [0] * (3 * GROUPS) if variant.reason in RANDOMISED else [])
 
 
 class Snapshot(NamedTuple):
@@ -155,6 +168,8 @@ class Snapshot(NamedTuple):
     """(rollout, version that failed, error.type) → requests that stable answered."""
     missed: dict[tuple[str, str, str], int]
     """(rollout, version that failed, why) → failures of the canary that stable could not answer."""
+    groups: dict[Variant, list[int]]
+    """What a fair hash assigned: the identity groups' requests, then their failures, then sums of duration buckets."""
 
 
 class Counts:
@@ -169,6 +184,8 @@ class Counts:
         self._live: list[tuple[ref[_Life], _Table]] = []
         self._gone = _Table()
         self._lock = threading.Lock()
+        self.live: dict[Exchange, None] = {}
+        """Requests that have begun and not ended. Each step on it is atomic."""
 
     def forked(self) -> None:
         """Start from zero: the parent reports what it counted."""
@@ -194,8 +211,10 @@ class Counts:
             self._gone.fold(entry[1])
             live.remove(entry)
 
-    def begin(self, variant: Variant) -> None:
+    def begin(self, variant: Variant, exchange: Exchange | None = None) -> None:
         """One request was assigned."""
+        if exchange is not None:
+            self.live[exchange] = None
         try:
             begun = self._local.table.begun
         except AttributeError:
@@ -207,6 +226,7 @@ class Counts:
 
     def end(self, exchange: Exchange) -> None:
         """One request ended; reads the exchange's outcome."""
+        self.live.pop(exchange, None)
         try:
             table: _Table = self._local.table
         except AttributeError:
@@ -228,6 +248,12 @@ class Counts:
             cell.buckets[index] += 1
         except KeyError:
             cell.buckets[index] = 1
+        variant = exchange.variant
+        row = table.groups.get(variant)
+        if row is None:
+            row = table.row(variant)
+        if row:
+            _group(row, exchange, index)
 
     def snapshot(self) -> Snapshot:
         """Everything counted so far; monotone from one call to the next. Takes a lock that no request waits for."""
@@ -247,6 +273,7 @@ class Counts:
             series,
             total.fallbacks,
             total.missed,
+            {variant: row for variant, row in total.groups.items() if row},
         )
 
 
@@ -261,6 +288,22 @@ def _odd(table: _Table, exchange: Exchange) -> _Key:
         return (variant, exchange.method, exchange.status, exchange.route)
     error = None if exchange.is_aborted else exchange.outcome_error
     return (variant, exchange.method, exchange.outcome_status, exchange.route, error, exchange.is_aborted)
+
+
+def _group(row: list[int], exchange: Exchange, index: int) -> None:
+    """Count a request, whose duration is in bucket *index* of BOUNDS_S, under its identity's group."""
+    odd = exchange.odd
+    point = exchange.assignment[2] if odd is None else exchange.decided[2]
+    if point is None:
+        return
+    if odd is not None or exchange.status >= 500:
+        if exchange.is_aborted:
+            return
+        if exchange.is_failed:
+            row[GROUPS + (point[-1] & 63)] += 1
+    group = point[-1] & 63
+    row[group] += 1
+    row[2 * GROUPS + group] += GRID[index]
 
 
 def _new_cell(table: _Table, key: _Key) -> Cell:
@@ -285,6 +328,10 @@ def merged(cells: Iterable[Cell]) -> Cell:
     for cell in cells:
         total.add(cell)
     return total
+
+
+FOR_THE_JUDGE: Final = '["#'
+"""How the names of those series begin that are no requests' own: identity groups, requests in flight and the like."""
 
 
 def to_plain(series: Mapping[Series, Cell]) -> dict[str, Any]:
@@ -314,7 +361,7 @@ def merge_plain(into: dict[str, Any], plain: Mapping[str, Any]) -> None:
 
 
 def from_plain(plain: Mapping[str, Any], variants: Variants | None = None) -> dict[Series, Cell]:
-    """The counts that ``to_plain`` wrote, perhaps of several workers merged."""
+    """The counts that ``to_plain`` wrote, perhaps of several workers merged; what only the judge reads is left out."""
     import json
 
     from .core.rollout import Variants
@@ -322,6 +369,8 @@ def from_plain(plain: Mapping[str, Any], variants: Variants | None = None) -> di
     table = Variants() if variants is None else variants
     series: dict[Series, Cell] = {}
     for name, numbers in plain.items():
+        if name.startswith(FOR_THE_JUDGE):
+            continue
         rollout, version, role, reason, *rest = json.loads(name)
         cell = Cell()
         cell.total_s = numbers["s"]

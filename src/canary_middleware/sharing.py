@@ -17,10 +17,12 @@ from .core.records import from_record
 from .counts import Cell, from_plain, merge_plain, to_plain
 from .errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .follower import Follower
+from .inflight import InFlight
 from .last_known import LastKnownFile
 from .plan_keeper import PlanKeeper
 from .plan_watch import Edits
 from .status import began_s
+from .ticks import flight_to_plain, groups_to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from .canary import Canary
     from .controller import ControllerThread
     from .core.ports import Store
-    from .core.rollout import Rollout
+    from .core.rollout import Rollout, Variant
     from .counts import Series
     from .plan_watch import PlanFile
 
@@ -38,6 +40,8 @@ FIRST_READ_S: Final = 0.3
 _BEGINNINGS: Final = frozenset({"start", "retry"})
 _LOCAL_FIRST: Final = frozenset({"rollback", "emergency"})
 _WANTED: Final = {"pause": "paused", "hold": "holding"}
+GROUPS_EVERY: Final = 3
+"""Every so many flushes the identity groups are told of."""
 _MOST_OWED: Final = 100
 """Lines for the audit trail that a process keeps while the store is away; changes are kept in any case."""
 
@@ -70,7 +74,7 @@ class Sharing:
         self.edits = Edits(file)
         self._keeper = PlanKeeper(canary, self.control, self.edits)
         self._follower: Follower | None = None
-        self._flushed: dict[Series, Cell] = {}
+        self._forget_counts()
         self._owed: list[_Debt] = []
         self._make_locks()
         self._last_known = None if store.url.startswith("memory:") else LastKnownFile(self._place(canary))
@@ -85,6 +89,13 @@ class Sharing:
         canary = self._canary()
         if canary is not None and self._last_known is not None:
             self._last_known.path = self._place(canary)
+
+    def _forget_counts(self) -> None:
+        """Nothing of this process's counts has been handed over yet."""
+        self._flushed: dict[Series, Cell] = {}
+        self._grouped: Mapping[Variant, list[int]] = {}
+        self._in_flight = InFlight()
+        self._flushes = 0
 
     def _make_locks(self) -> None:
         # Two, so that a rollback takes effect here while another thread waits for the store.
@@ -104,7 +115,7 @@ class Sharing:
         if is_fork:  # what the parent owes the parent tells, what it counted it hands over, and its locks are its own
             self._owed = []
             self._make_locks()
-            self._flushed = {}
+            self._forget_counts()
         self._remember(canary)
         follower = self._follower = Follower(
             self.control,
@@ -319,10 +330,23 @@ class Sharing:
         canary = self._canary()
         if canary is None:
             return None
-        now = canary.counts.snapshot().series
-        fresh = _difference(now, self._flushed)
-        self._flushed = now
-        return to_plain(fresh) or None
+        snapshot = canary.counts.snapshot()
+        fresh = _difference(snapshot.series, self._flushed)
+        self._flushed = snapshot.series
+        said = self._in_flight.look(list(canary.counts.live), canary.clock())
+        return {**to_plain(fresh), **flight_to_plain(said), **self._fresh_groups(snapshot.groups)} or None
+
+    def _fresh_groups(self, now: Mapping[Variant, list[int]]) -> dict[str, Any]:
+        """What the identity groups have done since they were last told of; told seldom, for they tell slowly."""
+        self._flushes += 1
+        if self._flushes % GROUPS_EVERY:
+            return {}
+        fresh = {}
+        for variant, row in now.items():
+            before = self._grouped.get(variant)
+            fresh[variant] = row if before is None else [n - old for n, old in zip(row, before, strict=True)]
+        self._grouped = now
+        return groups_to_plain(fresh)
 
     def _remember(self, canary: Canary) -> None:
         """Serve what the last process here knew, until the store says more."""

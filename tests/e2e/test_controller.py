@@ -32,8 +32,8 @@ PLAN: Final = {
     "stages": [10, 50, 100],
     "duration": "2s",
     "bake": "1s",
-    # Wide margins: a test has seconds, not hours.
-    "criteria": {"error_rate": {"max_increase": 0.05}, "p95": {"max_ratio": 3.0}, "min_requests": 50},
+    # Wide margins: a test has seconds, not hours, and a machine that does other things too.
+    "criteria": {"error_rate": {"max_increase": 0.05}, "p95": {"max_increase": "100ms"}, "min_requests": 50},
 }
 
 

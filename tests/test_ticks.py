@@ -1,0 +1,212 @@
+"""From requests to what a judge sees: exact, by identity group, and not blind to those that hang."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from canary_middleware import Canary, by_header, open_store
+from canary_middleware.core.judge.tick import Group
+from canary_middleware.counts import GRID, from_plain
+from canary_middleware.inflight import LATE_S, TIMEOUT_S, InFlight
+from canary_middleware.ticks import flight_to_plain, groups_to_plain, ticks_of
+
+from .core.heads import Head
+from .support.wait import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from canary_middleware.core.exchange import Exchange
+    from canary_middleware.core.judge.tick import Tick
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def canary(clock: Clock) -> Canary:
+    return Canary("shop", key=[by_header("x-user-id")], weight=50, clock=clock)
+
+
+def begin(canary: Canary, user: str) -> Exchange:
+    exchange = canary.begin(Head(headers={"x-user-id": user}))
+    assert exchange is not None
+    return exchange
+
+
+def serve(canary: Canary, user: str, status: int = 200) -> None:
+    exchange = begin(canary, user)
+    exchange.status = status
+    exchange.finish()
+
+
+def windows(canary: Canary, second: int = 7) -> list[tuple[int, dict[str, Any]]]:
+    from canary_middleware.counts import to_plain
+
+    snapshot = canary.counts.snapshot()
+    return [(second, {**to_plain(snapshot.series), **groups_to_plain(snapshot.groups)})]
+
+
+def tick_of(found: Any) -> Any:
+    (tick,) = ticks_of(found, "shop", "v1", "v2", lambda at: 500_000)
+    return tick
+
+
+def test_a_tick_holds_every_request_under_its_version_and_identity_group(canary: Canary) -> None:
+    for n in range(200):
+        serve(canary, f"user-{n}", status=500 if n % 10 == 0 else 200)
+    tick = tick_of(windows(canary))
+
+    assert (tick.at_s, tick.weight_ppm) == (7.0, 500_000)
+    assert tick.stable.requests + tick.canary.requests == 200
+    assert tick.stable.failures + tick.canary.failures == 20
+    assert tick.stable.unavailable == tick.canary.unavailable == 0
+    for side in (tick.stable, tick.canary):
+        assert sum(group.requests for group in side.groups.values()) == side.requests
+        assert sum(group.failures for group in side.groups.values()) == side.failures
+        assert sum(side.durations.values()) == side.requests
+
+
+def test_one_user_stays_in_one_group(canary: Canary) -> None:
+    for _ in range(5):
+        serve(canary, "ada", status=503)
+    tick = tick_of(windows(canary))
+    (group,) = {**tick.stable.groups, **tick.canary.groups}.values()
+
+    assert group == Group(5, 5, 5 * GRID[0])
+    assert tick.stable.unavailable + tick.canary.unavailable == 5
+
+
+def test_clients_that_left_are_in_no_group(canary: Canary) -> None:
+    begin(canary, "ada").aborted()
+    tick = tick_of(windows(canary))
+
+    assert tick.stable.requests + tick.canary.requests == 0
+    assert not tick.stable.groups
+    assert not tick.canary.groups
+
+
+def test_groups_are_exact_under_threads(canary: Canary) -> None:
+    threads = [threading.Thread(target=lambda: [serve(canary, f"u{n}") for n in range(300)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = canary.counts.snapshot().groups.values()
+
+    assert sum(sum(row[:64]) for row in rows) == 2400
+
+
+def test_only_what_the_hash_assigned_has_groups() -> None:
+    canary = Canary("shop", key=[by_header("x-user-id")], weight=50, overrides={"users": {"v2": ["qa"]}})
+    serve(canary, "qa")
+
+    assert canary.counts.snapshot().groups == {}
+
+
+def test_a_request_that_hangs_is_slow_at_two_seconds_failed_at_thirty_and_taken_back_when_it_ends(
+    canary: Canary, clock: Clock
+) -> None:
+    flight = InFlight()
+    exchange = begin(canary, "ada")
+    version = ("shop", exchange.variant.version)
+    clock.now += LATE_S - 0.1
+    assert flight.look(canary.counts.live, clock()) == {}
+
+    clock.now += 0.1
+    (said,) = flight.look(canary.counts.live, clock()).values()
+    assert said.pop("r") == 1
+    ((bucket, one),) = said.items()
+    assert one == 1
+    assert flight.look(canary.counts.live, clock()) == {}
+    clock.now += TIMEOUT_S - LATE_S
+    assert flight.look(canary.counts.live, clock()) == {version: {"f": 1}}
+
+    exchange.status = 200
+    exchange.finish()
+    assert canary.counts.live == {}
+    assert flight.look(canary.counts.live, clock()) == {version: {"r": -1, bucket: -1, "f": -1}}
+    assert flight.look(canary.counts.live, clock()) == {}
+
+
+def test_streams_websockets_and_forced_requests_do_not_hang(clock: Clock) -> None:
+    canary = Canary("shop", key=[by_header("x-user-id")], weight=50, clock=clock, overrides={"users": {"v2": ["qa"]}})
+    stream, socket, forced = begin(canary, "a"), begin(canary, "b"), begin(canary, "qa")
+    stream.status = 200
+    socket.method = "WEBSOCKET"
+    clock.now += 100
+
+    assert InFlight().look(canary.counts.live, clock()) == {}
+    assert forced.assignment.reason == "user"
+
+
+def test_a_canary_that_hangs_is_seen_in_the_tick(canary: Canary, clock: Clock) -> None:
+    hanging = [begin(canary, f"user-{n}") for n in range(40)]
+    clock.now += TIMEOUT_S
+    plain = flight_to_plain(InFlight().look(canary.counts.live, clock()))
+    tick = tick_of([(1, plain)])
+
+    assert tick.stable.requests + tick.canary.requests == len(hanging)
+    assert tick.canary.failures == tick.canary.unavailable == tick.canary.requests > 0
+
+
+def test_what_is_taken_back_in_another_window_leaves_nothing_below_zero() -> None:
+    plain = flight_to_plain({("shop", "v2"): {"r": -1, "30": -1, "f": -1}})
+    tick = tick_of([(1, plain)])
+
+    assert (tick.canary.requests, tick.canary.failures, tick.canary.durations) == (0, 0, {})
+
+
+@pytest.mark.parametrize("odd", [{"n3": "x"}, {"n3": float("nan")}, {"n3": -5}, {"n99": 1}, [1], None])
+def test_odd_numbers_of_a_worker_are_passed_over(odd: Any) -> None:
+    tick = tick_of([(1, {json.dumps(["#groups", "shop", "v2"], separators=(",", ":")): odd})])
+
+    assert tick.canary.groups == {}
+
+
+def test_a_window_that_cannot_be_read_is_told_and_the_next_is_read(canary: Canary) -> None:
+    serve(canary, "ada")
+    told: list[str] = []
+    found = [(5, {"garbage": 1}), *windows(canary)]
+    ticks = ticks_of(found, "shop", "v1", "v2", lambda at: 0, complain=told.append)
+
+    assert [tick.at_s for tick in ticks] == [7.0]
+    assert "second 5 cannot be read" in told[0]
+
+
+def test_people_see_nothing_of_what_is_for_the_judge(canary: Canary) -> None:
+    serve(canary, "ada")
+    (_, plain), *_ = windows(canary)
+    plain |= flight_to_plain({("shop", "v2"): {"r": 1, "30": 1}})
+
+    assert sum(cell.count for cell in from_plain(plain).values()) == 1
+
+
+def test_groups_travel_through_a_store_and_add_up(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/canary.db")
+    canary = Canary("shop", key=[by_header("x-user-id")], store=store)
+    for n in range(300):
+        serve(canary, f"user-{n}")
+
+    def seen() -> list[Tick]:
+        return ticks_of(store.counts(), "shop", "v1", "v2", lambda at: 0)
+
+    eventually(lambda: sum(g.requests for tick in seen() for g in tick.stable.groups.values()) == 300)
+    canary.close()
+
+    assert sum(tick.stable.requests for tick in seen()) == 300
+    store.close()
