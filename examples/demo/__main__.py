@@ -18,14 +18,17 @@ from rich.markup import escape
 from tests.support.servers import ServerFailed
 
 from . import acts, checks, figures, report
+from .climbing import climb
 from .screen import Screen, open_console
-from .service import APP, STAGED, Service, running
+from .service import APP, JUDGED, STAGED, Service, running
 from .steering import steer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tests.support.otlp import Span
+
+    from .climbing import Climb
 
 WEIGHT: Final = 10
 _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,7 +46,7 @@ def main() -> int:
     screen.show("[bold]A recommendation API on FastAPI: v1 and v2 in one process.[/]")
     screen.show("[dim]Real HTTP requests to uvicorn; its telemetry arrives here, over OTLP.[/]")
     try:
-        found = [*_split(screen), *_steering(screen), *_fallback(screen)]
+        found = [*_split(screen), *_steering(screen), *_fallback(screen), *_climbing(screen)]
     except KeyboardInterrupt:
         screen.console.print("\n   Stopped; nothing is left running.")
         return 130
@@ -115,6 +118,31 @@ def _fallback(screen: Screen) -> list[checks.Check]:
     return found
 
 
+def _climbing(screen: Screen) -> list[checks.Check]:
+    screen.heading(5, "Nobody types: v2 climbs while the evidence is for it, and goes when it is against it")
+    good = _climb(screen, {}, "[dim]A good release, started once …[/]")
+    screen.gap()
+    bad = _climb(
+        screen, {"RECOMMENDER_V2_FAULT": acts.FAULT}, "[dim]The same, and every third request to it fails …[/]"
+    )
+    found = checks.of_climbing(good, bad)
+    screen.gap()
+    screen.show(report.verdicts(found))
+    return found
+
+
+def _climb(screen: Screen, further: Mapping[str, str], waiting: str) -> Climb:
+    with TemporaryDirectory(prefix="canary-demo-") as folder:
+        settings = {"RECOMMENDER_PLAN": str(JUDGED), "CANARY_STORE": f"sqlite:///{folder}/canary.db", **further}
+        with _service(screen, settings, workers=2) as service:
+            screen.gap()
+            with screen.waiting(waiting):
+                found = climb(service, settings)
+    screen.gap()
+    screen.show(report.climbed(found))
+    return found
+
+
 @contextmanager
 def _service(screen: Screen, settings: Mapping[str, str], *, workers: int = 1) -> Iterator[Service]:
     with ExitStack() as stack:
@@ -138,7 +166,7 @@ def _one_each(service: Service) -> list[Span]:
 
 
 def _next_steps(screen: Screen) -> None:
-    screen.heading(5, "Your turn")
+    screen.heading(6, "Your turn")
     folder = _shown(Path(sys.executable).parent)
     plan = _shown(STAGED)
     screen.show("Start it, and ask as often as you like:\n")

@@ -17,6 +17,7 @@ from .steering import followed_s, is_canary_at, settled
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .climbing import Climb
     from .service import Service
     from .steering import Run
     from .traffic import Answer
@@ -98,6 +99,34 @@ def of_steering(service: Service, run: Run) -> list[Check]:
             f"it took {slowest:.1f} s",
         ),
     ]
+
+
+def of_climbing(good: Climb, bad: Climb) -> list[Check]:
+    """Checks of the act without hands: the good release got everywhere, the bad one went, and no user saw either."""
+    moves = [event for _, event in good.events if event.verb != "start"]
+    actors = {event.actor for event in moves}
+    answers = [*good.answers, *bad.answers]
+    failed = sum(answer.is_failed for answer in answers)
+    at, last = bad.events[-1]
+    late = [a for a in bad.answers if a.begun > at + _FOLLOWED_S and (a.version == "v2" or a.is_fallback)]
+    began = bad.events[0][0]
+    return [
+        Check(
+            good.phase == "completed" and actors == {"controller"},
+            "The good release got to everybody, each stage by evidence and none by hand",
+            f"it is {good.phase}, moved by {', '.join(sorted(actors)) or 'nobody'}",
+        ),
+        Check(
+            bad.phase == "rolled_back" and last.actor == "controller",
+            f"The bad one was rolled back by evidence, {at - began:.1f} s after its start",
+            f"it is {bad.phase}, last moved by {last.actor}",
+        ),
+        Check(not late, f"From {_FOLLOWED_S:g} s after that on no request got it", f"{len(late):,} did"),
+        Check(not failed, f"All {len(answers):,} requests succeeded, those that it failed too", f"{failed:,} failed"),
+    ]
+
+
+_FOLLOWED_S = 1.0
 
 
 def _telemetry(service: Service, answers: Sequence[Answer]) -> list[Check]:

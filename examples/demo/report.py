@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.support.otlp import OtlpReceiver, Span
 
     from .checks import Check
+    from .climbing import Climb
     from .figures import Line
     from .service import Service
     from .steering import Run
@@ -94,30 +95,48 @@ def rescue(canary: Line, answers: Sequence[Answer]) -> Table:
 
 
 _TICK_S: Final = 0.1
+_SLOW_TICK_S: Final = 0.25
 _LEVELS: Final = " ▁▂▃▄▅▆▇█"
 
 
 def timeline(run: Run) -> Text:
     """v2's share of the requests in each tenth of a second, and where each command was typed (▾) and returned (▴)."""
-    begin = run.answers[0].begun
-    count = int((run.answers[-1].begun - begin) / _TICK_S) + 1
-    totals, canaries = [0] * count, [0] * count
-    for answer in run.answers:
-        tick = int((answer.begun - begin) / _TICK_S)
+    marks = [(command.returned, "▴") for command in run.commands] + [(command.typed, "▾") for command in run.commands]
+    legend = "v2's share, a tenth of a second per column; ▾ typed, ▴ acknowledged by both workers"
+    return _share_over_time(run.answers, marks, legend, _TICK_S)
+
+
+def climbed(climb: Climb) -> Text:
+    """v2's share over time, and what the judge decided when, each with its reason."""
+    began = climb.answers[0].begun
+    marks = [(at, "▾" if event.actor != "controller" else "◆") for at, event in climb.events]
+    legend = "v2's share, a quarter of a second per column; ▾ typed, ◆ decided by the judge"
+    text = _share_over_time(climb.answers, marks, legend, _SLOW_TICK_S)
+    for at, event in climb.events:
+        after = f"{event.after['weight_ppm'] / 10_000:g} %"
+        is_moved = event.before["weight_ppm"] != event.after["weight_ppm"]
+        what = f"{event.verb} → {after if is_moved else event.after['phase']}"
+        text.append(f"\n{at - began:5.1f} s  ", "dim")
+        text.append(f"{event.actor} {what}", "bold red" if event.verb == "rollback" else "bold")
+        if event.reason:
+            text.append(f": {event.reason}")
+    return text
+
+
+def _share_over_time(answers: Sequence[Answer], marks: Sequence[tuple[float, str]], legend: str, tick_s: float) -> Text:
+    begin = answers[0].begun
+    count = int((answers[-1].begun - begin) / tick_s) + 1
+    totals, canaries, row = [0] * count, [0] * count, [" "] * count
+    for answer in answers:
+        tick = int((answer.begun - begin) / tick_s)
         totals[tick] += 1
-        canaries[tick] += answer.version == "v2"
-    marks = [" "] * count
-    for command in run.commands:
-        marks[min(count - 1, int((command.returned - begin) / _TICK_S))] = "▴"
-        marks[min(count - 1, int((command.typed - begin) / _TICK_S))] = "▾"
+        canaries[tick] += answer.version == "v2" or answer.is_fallback
+    for at, mark in marks:
+        row[min(count - 1, max(0, int((at - begin) / tick_s)))] = mark
     bars = "".join(
         _LEVELS[min(8, ceil(8 * part / whole))] if whole else " " for part, whole in zip(canaries, totals, strict=True)
     )
-    return Text.assemble(
-        (bars + "\n", COLOURS["v2"]),
-        ("".join(marks) + "\n", "bold"),
-        ("v2's share, a tenth of a second per column; ▾ typed, ▴ acknowledged by both workers", "dim"),
-    )
+    return Text.assemble((bars + "\n", COLOURS["v2"]), ("".join(row) + "\n", "bold"), (legend, "dim"))
 
 
 def typed(service: Service, run: Run) -> Text:

@@ -21,6 +21,7 @@ APP: Final = "examples.fastapi_recommendations.app:app"
 _EXAMPLE: Final = Path(__file__).parents[1] / "fastapi_recommendations"
 PLAN: Final = _EXAMPLE / "canary.toml"
 STAGED: Final = _EXAMPLE / "canary.staged.toml"
+JUDGED: Final = _EXAMPLE / "canary.judged.toml"
 
 
 @dataclass(frozen=True, slots=True)

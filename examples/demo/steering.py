@@ -58,7 +58,7 @@ def steer(service: Service, settings: Mapping[str, str]) -> Run:
     with traffic.flowing():
         _wait(traffic)
         for words, weight in COMMANDS:
-            done.append(_type(words, weight, settings))
+            done.append(type_command(words, weight, settings))
             _wait(traffic)
     return Run(sorted(traffic.answers, key=lambda answer: answer.begun), done)
 
@@ -68,7 +68,8 @@ def _wait(traffic: Traffic) -> None:
     threading.Event().wait(PAUSE_S)
 
 
-def _type(words: tuple[str, ...], weight: float, settings: Mapping[str, str]) -> Command:
+def type_command(words: tuple[str, ...], weight: float, settings: Mapping[str, str]) -> Command:
+    """Run ``canary`` with *words*, as a person at a terminal would; it leads to *weight* percent."""
     environ = {**os.environ, **settings, "CANARY_ACTOR": "you", "COLUMNS": "90"}
     typed = time.monotonic()
     ran = subprocess.run(

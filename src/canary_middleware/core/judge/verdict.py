@@ -100,7 +100,8 @@ def _worse(judge: Judge) -> str:
     families = {"errors": comparison.errors.evidence, "latency": comparison.latency}
     families |= {key: w.evidence for key, w in judge.watched.items() if w.is_family}
     worst = max(families, key=lambda name: families[name])
-    odds = f"by luck at most 1 in {judge.rollback_evidence:,.0f}"
+    evidence = judge.rollback_evidence
+    odds = f"by luck at most 1 time in {evidence:,.0f}" if evidence < 1e6 else "by luck less than once in a million"
     if worst == "errors":
         return f"{canary} fails more often than {stable}: {_rate(judge.canary)} against {_rate(judge.stable)}, {odds}"
     if worst == "latency":
