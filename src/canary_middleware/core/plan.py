@@ -80,7 +80,8 @@ class Criterion(NamedTuple):
     One limit on one metric.
 
     Attributes:
-        metric: ``error_rate``, ``availability``, ``p50``, ``p95``, ``p99``, ``exceptions``, or ``custom.<name>``.
+        metric: ``error_rate``, ``availability``, ``p50``, ``p95``, ``p99``, ``exceptions``, ``severe_bugs``,
+            ``feedback``, or ``custom.<name>``.
         limits: kind → bound; kinds are max, min, max_increase, max_ratio, count, within. Rates are fractions, times
             seconds.
         action: what happens when it does not hold.
@@ -515,15 +516,20 @@ _LIMITS: Final[dict[str, tuple[str, ...]]] = {
     "availability": ("min",),
     **dict.fromkeys(_QUANTILES, _RATE_LIMITS),
     "exceptions": ("count", "within"),
+    "severe_bugs": ("max",),
+    "feedback": ("min",),
 }
+_BY_PEOPLE: Final = ("severe_bugs", "feedback")
+"""How often people reported something: whole numbers."""
 
 
 def _criteria(reader: Reader) -> Criteria:
-    return _read_criteria(reader, ("error_rate", "availability", *_QUANTILES))
+    return _read_criteria(reader, ("error_rate", "availability", *_QUANTILES, *_BY_PEOPLE))
 
 
 def _guardrails(reader: Reader) -> Criteria:
-    return _read_criteria(reader, tuple(_LIMITS))
+    # Feedback that nobody has given yet is no reason to stop anything.
+    return _read_criteria(reader, tuple(metric for metric in _LIMITS if metric != "feedback"))
 
 
 def _read_criteria(reader: Reader, metrics: Sequence[str]) -> Criteria:
@@ -567,6 +573,8 @@ def _criterion(reader: Reader, metric: str, kinds: Sequence[str]) -> Criterion:
 def _limit(reader: Reader, metric: str, kind: str) -> float | None:
     if kind == "count":
         return float(reader.integer(kind, 0, least=1))
+    if metric in _BY_PEOPLE:
+        return float(reader.integer(kind, 0, least=1 if kind == "min" else 0))
     if kind == "within" or (metric in _QUANTILES and kind == "max"):
         return _period(reader, kind, None)
     if kind == "max_ratio":
@@ -856,8 +864,7 @@ def _criteria_mapping(criteria: Criteria) -> dict[str, Any] | None:
     for criterion in criteria.limits:
         group, _, name = criterion.metric.partition(".")
         limits: dict[str, Any] = {
-            kind: duration_text(value) if _is_time(criterion.metric, kind) else int(value) if kind == "count" else value
-            for kind, value in criterion.limits
+            kind: _limit_mapping(criterion.metric, kind, value) for kind, value in criterion.limits
         }
         written = {**limits, "action": criterion.action}
         if name:
@@ -869,6 +876,12 @@ def _criteria_mapping(criteria: Criteria) -> dict[str, Any] | None:
     if criteria.min_identities:
         mapping["min_identities"] = criteria.min_identities
     return mapping or None
+
+
+def _limit_mapping(metric: str, kind: str, value: float) -> Any:  # Any: as the reader of that key wants it
+    if _is_time(metric, kind):
+        return duration_text(value)
+    return int(value) if kind == "count" or metric in _BY_PEOPLE else value
 
 
 def _is_time(metric: str, kind: str) -> bool:

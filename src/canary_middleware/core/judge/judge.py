@@ -169,7 +169,9 @@ class Judge:
     @property
     def is_condemned(self) -> bool:
         """Whether the canary must be rolled back for being worse than stable. Cheap."""
-        return self.rollback_evidence >= 1.0 / self.settings.alpha and self.comparison.bad >= MIN_BAD
+        if self.rollback_evidence < 1.0 / self.settings.alpha:
+            return False
+        return max([self.comparison.bad, *(w.canary.bad for w in self.watched.values() if w.is_family)]) >= MIN_BAD
 
     def observe(self, tick: Tick) -> None:
         """

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # From the limit to everything, evenly in proportion; not 100 %, where a single success would lose everything.
 _EXPONENTS: Final = (0.9, 0.75, 0.5, 0.25, 0.02)
+_MOST: Final = 1e4  # above every threshold, and not so far that an incident that is over fires for an hour
 _SMALLEST: Final = 1e-6
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -40,7 +41,7 @@ class Limit:
         shares = [q**exponent for exponent in _EXPONENTS]
         self._logs = tuple((log(p / q), log((1.0 - p) / (1.0 - q))) for p in shares)
         self.bad, self.requests = (0, 0) if state is None else (int(state[0]), int(state[1]))
-        self._onset = Onset(len(shares), None if state is None else state[2:])
+        self._onset = Onset(len(shares), None if state is None else state[2:], most=_MOST)
 
     @property
     def evidence(self) -> float:

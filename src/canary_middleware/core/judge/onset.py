@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _RESERVE: Final = 0.25
 _PACE: Final = 500.0
-# Beyond this capital is given away: it decides nothing, and evidence wanes as fast as it came. Never invalid.
 _MOST: Final = 1e9
 _GREATEST_LOG: Final = 60.0
 
@@ -33,11 +32,14 @@ class Onset:
     Args:
         alternatives: how many.
         state: what another one's ``state`` gave, to go on from.
+        most: capital of an alternative beyond this is given away: it decides nothing, and evidence wanes as fast as it
+            came. Never invalid.
     """
 
-    __slots__ = ("_capital", "_kept", "evidence")
+    __slots__ = ("_capital", "_kept", "_most", "evidence")
 
-    def __init__(self, alternatives: int, state: Sequence[float] | None = None) -> None:
+    def __init__(self, alternatives: int, state: Sequence[float] | None = None, *, most: float = _MOST) -> None:
+        self._most = most
         self._kept = reserve(0.0)
         self._capital = [(1.0 - self._kept) / alternatives] * alternatives
         if state is not None:
@@ -54,14 +56,14 @@ class Onset:
         Returns:
             the e-value.
         """
-        capital = self._capital
+        capital, most = self._capital, self._most
         released = (self._kept - kept) / len(capital)
         self._kept = kept
         total = kept
         for n, log in enumerate(logs):
             won = (capital[n] + released) * exp(min(_GREATEST_LOG, log))
-            if won > _MOST:
-                won = _MOST
+            if won > most:
+                won = most
             capital[n] = won
             total += won
         self.evidence = total

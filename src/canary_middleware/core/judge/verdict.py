@@ -7,7 +7,6 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..fields import duration_text
 from ..progress import Finding
 from .balance import ALPHA as BALANCE_ALPHA
 from .limit import QUANTILES
@@ -86,7 +85,7 @@ def _suspicion(judge: Judge) -> str | None:
             "one version"
         )
     if judge.interference.is_felt:
-        was = duration_text(round(judge.interference.median_before_s, 3))
+        was = _time(judge.interference.median_before_s)
         return (
             f"interference: {judge.settings.stable} itself is half as slow again as before the rollout (median {was} "
             f"then): {judge.settings.canary} may take the process's time or memory"
@@ -127,7 +126,7 @@ def _sentence(judge: Judge, watched: Watched) -> str:
         return f"{share} failed: {name_of(criterion, 'max')} does not hold"
     if criterion.metric == "availability":
         return f"{share} got no answer: {name_of(criterion, 'min')} does not hold"
-    slowest = duration_text(criterion.limit("max") or 0.0)
+    slowest = _time(criterion.limit("max"))
     return f"{share} took longer than {slowest}: {name_of(criterion, 'max')} does not hold"
 
 
@@ -137,7 +136,7 @@ def name_of(criterion: Criterion, kind: str) -> str:
     if kind == "max_ratio":
         text = f"{value:g}"
     elif criterion.metric in QUANTILES:
-        text = duration_text(value)
+        text = _time(value)
     else:
         text = f"{value * 100:g} %"
     return f"{criterion.metric} {kind} {text}"
