@@ -240,6 +240,18 @@ def test_every_plan_survives_being_written(fields: dict[str, Any], several: bool
             {"criteria": {"availability": {"min": 0.9}}, "guardrails": {"availability": {"min": 0.99}}},
             "which rolls back first: raise it",
         ),
+        ({"criteria": {"severe_bugs": {"max": -1}}}, "severe_bugs.max is -1: must be a whole number, 0 or more"),
+        ({"criteria": {"severe_bugs": {"max": 0.5}}}, "severe_bugs.max is 0.5: must be a whole number"),
+        ({"criteria": {"severe_bugs": {"min": 1}}}, "severe_bugs says no limit: give at least one of max"),
+        ({"criteria": {"severe_bugs": 0}}, "severe_bugs is 0: must be a table"),
+        ({"criteria": {"feedback": {"min": 0}}}, "feedback.min is 0: must be a whole number, 1 or more"),
+        ({"criteria": {"feedback": {"min": True}}}, "feedback.min is True: must be a whole number, 1 or more"),
+        ({"criteria": {"feedbak": {"min": 1}}}, "did you mean 'feedback'?"),
+        ({"guardrails": {"feedback": {"min": 1}}}, "guardrails.feedback = {'min': 1} is not known"),
+        (
+            {"criteria": {"severe_bugs": {"max": 2}}, "guardrails": {"severe_bugs": {"max": 1}}},
+            "is above guardrails.severe_bugs.max (1), which rolls back first: lower it",
+        ),
         ({"segments": [5]}, "must be a table with name"),
         ({"segments": [{"when": {"region": "eu"}, "weight": 5}]}, "name must be there"),
         ({"segments": [{"name": "a", "when": {"region": "eu"}}]}, "exactly one of them"),
@@ -300,6 +312,24 @@ def test_a_metric_of_the_apps_own_may_have_dots_in_its_name() -> None:
 
     assert found.rollouts[0].criteria.limits[0].metric == "custom.cart.value.p50"
     assert parse(to_mapping(found)) == found
+
+
+def test_what_people_report_is_counted_in_whole_numbers_and_survives_being_written() -> None:
+    found = Plan(
+        rollouts=(
+            plan(
+                criteria={"severe_bugs": {"max": 0, "action": "pause"}, "feedback": {"min": 2}},
+                guardrails={"severe_bugs": {"max": 0}},
+            ),
+        )
+    )
+    limits = {criterion.metric: criterion for criterion in found.rollouts[0].criteria.limits}
+    written = to_mapping(found)
+
+    assert (limits["severe_bugs"].limit("max"), limits["feedback"].limit("min")) == (0.0, 2.0)
+    assert (limits["severe_bugs"].action, found.rollouts[0].guardrails.limits[0].action) == ("pause", "rollback")
+    assert written["rollout"]["checkout"]["criteria"]["feedback"] == {"min": 2, "action": "rollback"}
+    assert parse(json.loads(json.dumps(written))) == found
 
 
 @pytest.mark.parametrize(
