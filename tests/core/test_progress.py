@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canary_middleware.core import transitions
-from canary_middleware.core.progress import Facts, Finding, Move, next_move, stage_clock
+from canary_middleware.core.progress import Facts, Finding, Move, held_since, next_move, stage_began, stage_clock
 from canary_middleware.core.records import Event
 
 from .test_rollout import rollout
@@ -193,3 +193,15 @@ def test_a_clock_that_jumps_back_adds_nothing() -> None:
     events = [event(500, "resume", "progressing", came_from=("paused", 0)), event(100, "start", "progressing")]
 
     assert stage_clock(events, 50) == 0
+
+
+def test_a_hold_and_a_stage_are_as_old_as_the_event_that_began_them() -> None:
+    started = event(0, "start", "progressing")
+    held = event(40, "hold", "holding", came_from=("progressing", 0))
+    other = event(60, "hold", "holding", came_from=("holding", 0))
+
+    assert held_since([other, held, started]) == 40
+    assert held_since([other, held]) == 40
+    assert held_since([started]) is None
+    assert stage_began([other, held, started]) == 0
+    assert stage_began([event(50, "advance", "progressing", 1, came_from=("progressing", 0)), started]) == 50

@@ -398,6 +398,27 @@ def test_too_little_of_stable_waits_for_more_and_not_for_ever() -> None:
     assert lonely.seen == 150
 
 
+def test_a_successor_gets_the_tick_that_waits_too() -> None:
+    found = judge()
+    feed(found, side(2), side(50, 50), 2)
+    successor = Judge(found.settings, json.loads(json.dumps(found.state())))
+    for one in (found, successor):
+        feed(one, side(2), side(50, 50), 1)
+
+    assert successor.state() == found.state()
+    assert successor.seen == 150
+
+
+def test_only_what_turned_out_alike_is_tempered() -> None:
+    found = judge()
+    feed(found, side(90), side(10, 1, slower=2), 30)
+    errors, latency = found.comparison.errors.evidence, found.comparison.latency
+    found.comparison.temper(0.5, 2.0, 2.0)
+
+    assert found.comparison.errors.evidence < errors
+    assert found.comparison.latency == latency
+
+
 def test_a_look_changes_nothing() -> None:
     found = judge(guardrails={"error_rate": {"max": 0.05}}, criteria={"p95": {"max": "1s"}})
     feed(found, side(90), side(10, 1), 7)

@@ -131,14 +131,9 @@ def _sentence(judge: Judge, watched: Watched) -> str:
 
 
 def name_of(criterion: Criterion, kind: str) -> str:
-    """A limit as people write it: ``error_rate max 1 %``."""
+    """An absolute limit as people say it: ``error_rate max 1 %``."""
     value = criterion.limit(kind) or 0.0
-    if kind == "max_ratio":
-        text = f"{value:g}"
-    elif criterion.metric in QUANTILES:
-        text = _time(value)
-    else:
-        text = f"{value * 100:g} %"
+    text = _time(value) if criterion.metric in QUANTILES else f"{value * 100:g} %"
     return f"{criterion.metric} {kind} {text}"
 
 
