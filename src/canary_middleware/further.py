@@ -18,7 +18,7 @@ Kind = Literal["criterion", "guardrail"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
-def test_of(
+def limit_test(
     criterion: Criterion, bound: str, kind: Kind, verdict: Verdict, value: float | None, sentence: str = ""
 ) -> Test:
     """

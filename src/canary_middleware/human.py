@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .core.progress import stage_began
 from .errors import ConfigError
-from .further import test_of
+from .further import limit_test
 from .status import BEGINNINGS
 
 if TYPE_CHECKING:
@@ -126,17 +126,17 @@ def _bugs(events: Sequence[Event], criterion: Criterion, kind: Kind) -> Test:
     bugs = [event for event in events if event.verb == "bug" and event.evidence.get("severity") == "severe"]
     most = criterion.limit("max") or 0.0
     if len(bugs) <= most:
-        return test_of(criterion, "max", kind, "pass", len(bugs))
+        return limit_test(criterion, "max", kind, "pass", len(bugs))
     latest = bugs[0]
     count = "a severe bug was" if len(bugs) == 1 else f"{len(bugs)} severe bugs were"
     sentence = f"{count} reported, {most:g} may be; by {latest.actor}: {latest.evidence.get('text', '')}"
-    return test_of(criterion, "max", kind, "fail", len(bugs), sentence)
+    return limit_test(criterion, "max", kind, "fail", len(bugs), sentence)
 
 
 def _feedback(events: Sequence[Event], criterion: Criterion, kind: Kind) -> Test:
     given = sum(event.verb == "feedback" for event in events)
     least = criterion.limit("min") or 0.0
     if given >= least:
-        return test_of(criterion, "min", kind, "pass", given)
+        return limit_test(criterion, "min", kind, "pass", given)
     what = "somebody's feedback" if least == 1 else f"feedback {least:g} times, {given} until now"
-    return test_of(criterion, "min", kind, "inconclusive", given, f'{what}: type `canary report feedback "…"`')
+    return limit_test(criterion, "min", kind, "inconclusive", given, f'{what}: type `canary report feedback "…"`')

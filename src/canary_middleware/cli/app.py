@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from . import changes, views
+from . import changes, human, views
 from .checklist import check
 from .completion import completion
 from .run import run
@@ -58,5 +58,5 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _command in (*views.FIRST, *changes.ALL, *views.LATER, run, check, test, completion):
+for _command in (*views.FIRST, *changes.ALL, *views.LATER, *human.ALL, run, check, test, completion):
     main.add_command(_command)
