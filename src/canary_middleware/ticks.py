@@ -7,21 +7,22 @@ Only requests that a fair hash assigned are in them. What cannot be read is left
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .core.durations import BUCKETS
 from .core.judge.tick import GROUPS, Group, Side, Tick
 from .core.rollout import RANDOMISED
-from .counts import GRID, from_plain
+from .counts import FOR_THE_JUDGE, GRID
 from .summary import UNAVAILABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .core.rollout import Variant
-    from .counts import Cell, Series
 
 
+# Our buckets as a store names them, and the judge's that holds each.
+_BUCKETS: Final = {str(index): bucket for index, bucket in enumerate(GRID)}
 # The first field of a series' name that only the judge reads; rollout and version follow.
 _GROUPS: Final = "#groups"
 _FLIGHT: Final = "#flight"
@@ -73,18 +74,44 @@ def ticks_of(
     for begin, plain in windows:
         sides = {stable: _Sum(), canary: _Sum()}
         try:
-            series = from_plain(plain)
+            for name, numbers in plain.items():
+                series = _BY_NAME.get(name) or _known(name)
+                if series.rollout == rollout and series.is_compared and series.version in sides:
+                    sides[series.version].add(series, numbers)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if complain is not None:
                 complain(f"the counts of second {begin} cannot be read and are left out: {error!r}")
             continue
-        for one, cell in series.items():
-            variant = one.variant
-            if variant.rollout == rollout and variant.reason in RANDOMISED and variant.version in sides:
-                sides[variant.version].add(one, cell)
         for version, side in sides.items():
             side.add_judged(plain, rollout, version)
         found.append(Tick(float(begin), weight_at(begin), sides[stable].side(), sides[canary].side()))
+    return found
+
+
+class _Named(NamedTuple):
+    """What the name of a series says."""
+
+    rollout: str
+    version: str
+    is_compared: bool
+    is_failed: bool
+    is_unavailable: bool
+
+
+# A fleet sends the same few hundred names every second.
+_BY_NAME: Final[dict[str, _Named]] = {}
+_MOST_NAMES: Final = 10_000
+
+
+def _known(name: str) -> _Named:
+    if name.startswith(FOR_THE_JUDGE):
+        return _Named("", "", is_compared=False, is_failed=False, is_unavailable=False)
+    rollout, version, _, reason, _, status, _, error, is_aborted = json.loads(name)
+    is_away = error is not None and (status in UNAVAILABLE or error != str(status))
+    found = _Named(rollout, version, reason in RANDOMISED and not is_aborted, error is not None, is_away)
+    if len(_BY_NAME) >= _MOST_NAMES:
+        _BY_NAME.clear()
+    _BY_NAME[name] = found
     return found
 
 
@@ -96,18 +123,17 @@ class _Sum:
         self._durations: dict[int, int] = {}
         self._groups: dict[int, Group] = {}
 
-    def add(self, series: Series, cell: Cell) -> None:
-        if series.aborted:
-            return
-        count = 0
-        for index, n in cell.buckets.items():
-            if n > 0 and 0 <= index < len(GRID):
-                count += n
-                bucket = GRID[index]
-                self._durations[bucket] = self._durations.get(bucket, 0) + n
-        if series.error_type is not None:
+    def add(self, series: _Named, numbers: Mapping[str, Any]) -> None:
+        count, durations = 0, self._durations
+        for key, n in numbers.items():
+            bucket = _BUCKETS.get(key)
+            # Also a worker's NaN is not above 0. The sum of seconds stands beside the buckets.
+            if bucket is not None and n > 0:
+                count += int(n)
+                durations[bucket] = durations.get(bucket, 0) + int(n)
+        if series.is_failed:
             self._failures += count
-            if series.status in UNAVAILABLE or series.error_type != str(series.status):
+            if series.is_unavailable:
                 self._unavailable += count
 
     def add_judged(self, plain: Mapping[str, Any], rollout: str, version: str) -> None:
