@@ -334,13 +334,13 @@ def test_beyond_the_cap_attribute_sets_share_one_and_one_warning_is_given(
 def exchanges(subject: Canary) -> Callable[[str], None]:
     """Counts one finished request per call, straight in the subject's counts."""
     from canary_middleware.core.exchange import Exchange
-    from canary_middleware.core.rollout import Variants
+    from canary_middleware.core.rollout import Assignment, Variants
 
     variant = Variants().get("checkout", "v1", "stable", "weight")
 
     def record(route: str) -> None:
         exchange = Exchange("GET")
-        exchange.variant = variant
+        exchange.variant, exchange.assignment = variant, Assignment(variant, 1, bytes(8))
         exchange.status, exchange.route, exchange.duration = 200, route, 0.01
         subject.counts.begin(variant)
         subject.counts.end(exchange)
