@@ -18,6 +18,7 @@ from canary_middleware.core.records import Worker
 from canary_middleware.core.rollout import Rollout
 from canary_middleware.counts import BOUNDS_S
 from canary_middleware.errors import StoreUnavailable
+from canary_middleware.human import keep, report_of
 from canary_middleware.stores.memory import MemoryStore
 
 from .support.wait import eventually
@@ -277,6 +278,23 @@ def test_a_limit_that_only_warns_is_told_once_in_a_stage() -> None:
     warned = [event for event in world.store.history("checkout") if event.verb == "warn"]
     assert world.trail() == ["register", "start", "warn"]
     assert "error_rate max 1 % does not hold" in warned[0].reason
+
+
+def test_a_stage_waits_for_feedback_and_a_severe_bug_rolls_back() -> None:
+    world = World(stages=[10, 50, 100], criteria={"feedback": {"min": 1}, "severe_bugs": {"max": 0}})
+    world.start()
+    world.run(120)
+    assert (world.rollout.stage, world.rollout.phase_reason) == (0, "inconclusive")
+    assert "canary report feedback" in world.store.history("checkout", 1)[0].reason
+
+    keep(world.control, world.rollout, report_of("feedback", "looks good"), "ada")
+    world.run(30)
+    assert world.rollout.stage == 1
+    keep(world.control, world.rollout, report_of("bug", "totals are wrong", "severe"), "ada")
+    world.run(10, until="rolled_back")
+    rollback = world.store.history("checkout", 1)[0]
+    assert (rollback.verb, rollback.actor) == ("rollback", "controller")
+    assert "totals are wrong" in rollback.reason
 
 
 def test_another_takes_over_when_the_leader_dies_and_goes_on_where_it_was() -> None:

@@ -115,9 +115,12 @@ class Case:
         finding = _together([judge.finding() for judge in self._judges.values()])
         self.journal.note_point(now_s, rollout, self._judges)
         if finding.verdict == "pass" and now_s - self.cursor > STALE_S:
-            finding = finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
-        self._found = _summary(finding, self._run_s, now_s)
+            return finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
         return finding
+
+    def note_finding(self, finding: Finding, now_s: float) -> None:
+        """What was made of it all, for whoever asks for the status."""
+        self._found = _summary(finding, self._run_s, now_s)
 
     def _take_in(self, rollout: Rollout, windows: Windows, events: Sequence[Event]) -> None:
         if not windows:

@@ -17,6 +17,8 @@ from .core.bucketing import BUCKETS
 from .core.progress import Facts, Finding, held_since, next_move, stage_clock
 from .core.records import Lease, from_record
 from .errors import CanaryError, LeaseLost, StaleRevision, TransitionRefused
+from .further import with_tests
+from .human import findings_now
 from .troubles import logger
 from .zones import is_open
 
@@ -200,6 +202,8 @@ class Controller:
     ) -> None:
         docket = self._dockets[rollout.name]
         finding = docket.case.look(rollout, windows, docket.events, now_s)
+        finding = with_tests(finding, findings_now(docket.events, rollout))
+        docket.case.note_finding(finding, now_s)
         self._warn(rollout, docket, finding)
         facts = self._facts(rollout, docket, finding, now_s)
         move = next_move(rollout, facts)
