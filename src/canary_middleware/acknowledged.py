@@ -5,8 +5,9 @@ Waiting until every live worker serves a revision: a change is not done when it 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .core.fields import percent
 from .status import SILENT_S
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from .core.ports import Store
     from .core.records import Worker
+    from .core.rollout import Rollout
 
 TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.05
@@ -36,6 +38,10 @@ class Acknowledgement(NamedTuple):
     pinned: tuple[str, ...]
     seconds: float
 
+    def plain(self) -> dict[str, Any]:
+        """The same, fit for JSON."""
+        return {**self._asdict(), "seconds": round(self.seconds, 3)}
+
     def sentence(self, revision: int) -> str:
         """``4 of 4 workers at revision 15 after 0.31 s``, or which is missing."""
         total = len(self.served) + len(self.missing)
@@ -47,6 +53,18 @@ class Acknowledgement(NamedTuple):
         if self.silent:
             text += f"; silent for over {SILENT_S:g} s, so not waited for: {', '.join(self.silent)}"
         return text
+
+
+def change_of(before: Rollout, after: Rollout) -> dict[str, Any]:
+    """What the command line and the admin API say of a change, fit for JSON; weights in percent."""
+    return {
+        "rollout": after.name,
+        "revision": after.revision,
+        "phase": after.phase,
+        "phase_reason": after.phase_reason,
+        "before": percent(before.effective_ppm),
+        "weight": percent(after.effective_ppm),
+    }
 
 
 def wait_for_workers(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ..acknowledged import wait_for_workers
+from ..acknowledged import change_of, wait_for_workers
 from ..core import transitions
 from ..core.fields import Reader, percent
 from ..errors import ConfigError, StoreUnavailable, TransitionRefused
@@ -92,16 +92,7 @@ class Order:
     def result(self, before: Rollout, after: Rollout) -> dict[str, Any]:
         """What is said of a change; waits for the workers as long as the body asks for."""
         workers, problem = self._workers(after)
-        return {
-            "rollout": after.name,
-            "revision": after.revision,
-            "phase": after.phase,
-            "phase_reason": after.phase_reason,
-            "before": percent(before.effective_ppm),
-            "weight": percent(after.effective_ppm),
-            "workers": workers,
-            "problem": problem,
-        }
+        return {**change_of(before, after), "workers": workers, "problem": problem}
 
     def _workers(self, after: Rollout) -> tuple[dict[str, Any] | None, str | None]:
         """Who serves it, and what is wrong."""
@@ -119,13 +110,7 @@ class Order:
             return None, self._away
         except ConfigError as error:
             return None, _only_here(error)
-        return {
-            "served": found.served,
-            "missing": found.missing,
-            "silent": found.silent,
-            "pinned": found.pinned,
-            "seconds": round(found.seconds, 3),
-        }, None
+        return found.plain(), None
 
 
 def _is_owed(control: Control, after: Rollout) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from ..acknowledged import TIMEOUT_S, wait_for_workers
+from ..acknowledged import TIMEOUT_S, change_of, wait_for_workers
 from ..core import transitions
 from ..core.fields import parse_percent, percent
 from ..errors import CanaryError, ConfigError
@@ -62,21 +62,7 @@ def acknowledge(session: Session, change: Change, *, until: float | None = None)
                 "WARNING",
                 f"the environment pins the weight in {', '.join(found.pinned)}: only a restart there changes it",
             )
-    return {
-        "rollout": after.name,
-        "revision": after.revision,
-        "phase": after.phase,
-        "phase_reason": after.phase_reason,
-        "before": percent(before.effective_ppm),
-        "weight": percent(after.effective_ppm),
-        "workers": {
-            "served": found.served,
-            "missing": found.missing,
-            "silent": found.silent,
-            "pinned": found.pinned,
-            "seconds": round(found.seconds, 3),
-        },
-    }
+    return {**change_of(before, after), "workers": found.plain()}
 
 
 def _change(
