@@ -21,6 +21,34 @@ TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.05
 
 
+class Followers(NamedTuple):
+    """
+    The workers that serve *rollout*.
+
+    Attributes:
+        live, silent: those heard of within SILENT_S, and the others: killed, most likely.
+    """
+
+    rollout: str
+    live: tuple[Worker, ...]
+    silent: tuple[Worker, ...]
+
+    def behind(self, revision: int) -> tuple[str, ...]:
+        """The ids of those live ones that do not serve *revision* yet."""
+        return _ids(worker for worker in self.live if worker.revisions[self.rollout] < revision)
+
+
+def followers_of(store: Store, rollout: str) -> Followers:
+    """Who serves *rollout*, by the workers' own reports."""
+    now = store.now()
+    workers = [worker for worker in store.workers() if rollout in worker.revisions]
+    return Followers(
+        rollout,
+        live=tuple(worker for worker in workers if now - worker.seen_s <= SILENT_S),
+        silent=tuple(worker for worker in workers if now - worker.seen_s > SILENT_S),
+    )
+
+
 class Acknowledgement(NamedTuple):
     """
     Who serves a revision.
@@ -79,17 +107,15 @@ def wait_for_workers(
     """Poll the workers' own reports until all live ones serve *revision* of *rollout*, or *timeout_s* is over."""
     started = clock()
     while True:
-        now = store.now()
-        workers = [worker for worker in store.workers() if rollout in worker.revisions]
-        live = [worker for worker in workers if now - worker.seen_s <= SILENT_S]
-        missing = _ids(worker for worker in live if worker.revisions[rollout] < revision)
+        found = followers_of(store, rollout)
+        missing = found.behind(revision)
         elapsed = clock() - started
         if not missing or elapsed >= timeout_s:
             return Acknowledgement(
-                served=tuple(worker.id for worker in live if worker.id not in missing),
+                served=tuple(worker.id for worker in found.live if worker.id not in missing),
                 missing=missing,
-                silent=_ids(worker for worker in workers if worker not in live),
-                pinned=_ids(worker for worker in live if rollout in worker.pinned),
+                silent=_ids(found.silent),
+                pinned=_ids(worker for worker in found.live if rollout in worker.pinned),
                 seconds=elapsed,
             )
         sleep(_POLL_S)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from ..acknowledged import followers_of
 from ..core.records import Event, summary_of
 from ..core.rollout import RANDOMISED
 from ..limits import limits_of
-from ..status import BEGINNINGS, SILENT_S, began_s, fleet_series
+from ..status import BEGINNINGS, began_s, fleet_series
 from ..summary import summarise
 from .completion import rollout_names
 from .session import FINE, NEEDS_A_HUMAN, STOPPED, fail, verb
@@ -73,11 +74,10 @@ class _Question(NamedTuple):
 
 
 def _workers(facts: _Facts) -> tuple[bool, str]:
-    store, name = facts.control.store, facts.rollout.name
-    now = store.now()
-    live = [w for w in store.workers() if name in w.revisions and now - w.seen_s <= SILENT_S]
-    behind = [w.id for w in live if w.revisions[name] < facts.rollout.revision]
-    return bool(live) and not behind, f"behind: {', '.join(behind)}" if behind else f"{len(live)} running"
+    found = followers_of(facts.control.store, facts.rollout.name)
+    behind = found.behind(facts.rollout.revision)
+    note = f"behind: {', '.join(behind)}" if behind else f"{len(found.live)} running"
+    return bool(found.live) and not behind, note
 
 
 def _unpinned(facts: _Facts) -> tuple[bool, str]:

@@ -10,9 +10,9 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ..acknowledged import followers_of
 from ..core.override import sign
 from ..errors import ConfigError
-from ..status import SILENT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -172,15 +172,14 @@ def probe_store(control: Control, name: str, holder: str) -> Iterator[Finding]:
 
 
 def _followers(control: Control, name: str) -> Finding:
-    store = control.store
-    revision, now = control.rollout(name).revision, store.now()
-    workers = [worker for worker in store.workers() if name in worker.revisions and now - worker.seen_s <= SILENT_S]
-    behind = [worker.id for worker in workers if worker.revisions[name] < revision]
-    if not workers:
+    revision = control.rollout(name).revision
+    found = followers_of(control.store, name)
+    behind = found.behind(revision)
+    if not found.live:
         return Finding("WARNING", "workers", "none is running, or none has served a request yet")
     if behind:
         return Finding("ERROR", "workers", f"behind revision {revision}: {', '.join(behind)}")
-    return Finding("SUCCESS", "workers", f"✓ {len(workers)} of {len(workers)} at revision {revision}")
+    return Finding("SUCCESS", "workers", f"✓ {len(found.live)} of {len(found.live)} at revision {revision}")
 
 
 def probe_telemetry() -> Iterator[Finding]:
