@@ -26,7 +26,7 @@ from .core.plan_change import versions_of
 from .core.ports import BodyNotRead
 from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
 from .counts import Counts
-from .errors import ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
+from .errors import ConfigError, StoreUnavailable, TransitionRefused
 from .troubles import Troubles, logger
 
 if TYPE_CHECKING:
@@ -782,10 +782,9 @@ class Canary:
         with self._changing:
             before = self._slots[name].door.router.rollout
             if expect not in (None, before.revision):
-                raise StaleRevision(
-                    f"{name!r} was changed: it is at revision {before.revision}, you decided on {expect}. Look at it "
-                    "again, then decide"
-                )
+                from .core.records import stale
+
+                raise stale(name, before.revision, expect, None)
             changed = self._pinned(transition(before))
             self._hang(changed)
             return changed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .core.records import Event, from_record, summary_of, to_record
+from .core.records import Event, from_record, stale, summary_of, to_record
 from .errors import ConfigError, StaleRevision
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Control:
         """The rollout called *name*. Raises StaleRevision, with who and what, where it is not at revision *expect*."""
         current = self.rollout(name)
         if expect not in (None, current.revision):
-            raise StaleRevision(self._who_was_first(name, expect, current))
+            raise stale(name, current.revision, expect, next(iter(self.store.history(name, 1)), None))
         return current
 
     def event(
@@ -142,12 +142,4 @@ class Control:
             after=summary_of(after),
             reason=reason,
             evidence=evidence or {},
-        )
-
-    def _who_was_first(self, name: str, expect: int | None, current: Rollout) -> str:
-        last = next(iter(self.store.history(name, 1)), None)
-        by = f" by {last.actor} ({last.verb}{f': {last.reason}' if last.reason else ''})" if last else ""
-        return (
-            f"{name!r} was changed{by}: it is at revision {current.revision}, you decided on {expect}. "
-            "Look at it again, then decide"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from canary_middleware.core.plan_change import declared_by, fingerprint
-from canary_middleware.core.records import NewerSchema, from_record, summary_of, to_record
+from canary_middleware.core.records import Event, NewerSchema, from_record, stale, summary_of, to_record
 from canary_middleware.core.transitions import advance, change_plan, pause, start
 from canary_middleware.errors import ConfigError
 
@@ -108,3 +108,24 @@ def test_a_damaged_record_is_named_as_such(missing: str) -> None:
 
     with pytest.raises(ConfigError, match="damaged"):
         from_record(record)
+
+
+@pytest.mark.parametrize(
+    ("there", "expect", "reason", "says"),
+    [
+        (3, 2, "launch", "was changed by ada (set: launch): it is at revision 3, you decided on 2. Look at it again"),
+        (3, 2, "", "was changed by ada (set): it is at revision 3"),
+        (3, None, "", "exists already, put there by ada (set): it is at revision 3; read it again"),
+        (None, 2, "", "is not in the store, you decided on its revision 2: the store was emptied; read it again"),
+    ],
+)
+def test_who_lost_a_race_is_told_who_won_it(there: int | None, expect: int | None, reason: str, says: str) -> None:
+    last = Event(rollout="checkout", revision=3, at_s=0.0, actor="ada", verb="set", before={}, after={}, reason=reason)
+
+    assert f"'checkout' {says}" in str(stale("checkout", there, expect, last))
+
+
+def test_where_nobody_knows_who_was_first_the_loser_is_told_the_revisions() -> None:
+    assert str(stale("checkout", 3, 2, None)) == (
+        "'checkout' was changed: it is at revision 3, you decided on 2. Look at it again, then decide"
+    )

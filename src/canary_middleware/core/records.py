@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
-from ..errors import ConfigError
+from ..errors import ConfigError, StaleRevision
 from .bucketing import BUCKETS
 from .identity import Unreadable, parse_source
 from .plan import Plan, parse, to_mapping
@@ -162,3 +162,24 @@ def _source(spec: str) -> Source:
 def summary_of(rollout: Rollout) -> dict[str, Any]:
     """What an Event says of a rollout before and after."""
     return {"weight_ppm": rollout.weight_ppm, "phase": rollout.phase, "stage": rollout.stage}
+
+
+def stale(name: str, there: int | None, expect: int | None, last: Event | None) -> StaleRevision:
+    """
+    The error for a lost race: which revision of the rollout called *name* is in place, and who wrote it.
+
+    Args:
+        there: the revision in place; None where there is no such rollout.
+        expect: the revision that was decided on; None where the rollout was taken for new.
+        last: the last line of its audit trail, if there is one.
+    """
+    by = f" by {last.actor} ({last.verb}{f': {last.reason}' if last.reason else ''})" if last else ""
+    if there is None:
+        return StaleRevision(
+            f"{name!r} is not in the store, you decided on its revision {expect}: the store was emptied; read it again"
+        )
+    if expect is None:
+        return StaleRevision(f"{name!r} exists already, put there{by}: it is at revision {there}; read it again")
+    return StaleRevision(
+        f"{name!r} was changed{by}: it is at revision {there}, you decided on {expect}. Look at it again, then decide"
+    )

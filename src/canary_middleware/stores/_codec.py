@@ -1,5 +1,5 @@
 """
-Records, events and workers as the text that every store keeps, and what all stores say of a lost race.
+Records, events and workers as the text that every store keeps, and what all stores say of a lost lease.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ..core.records import Event, Worker
-from ..errors import LeaseLost, StaleRevision, StoreUnavailable
+from ..errors import LeaseLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,18 +81,4 @@ def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(
         f"{lease.holder!r} does not hold the lease {lease.name!r} any longer: nothing was changed; whoever holds it "
         "decides anew"
-    )
-
-
-def stale(name: str, there: int | None, expect: int | None, last: Event | None) -> StaleRevision:
-    """The error for a lost race: which revision is in place, and who wrote it."""
-    by = f" by {last.actor} ({last.verb}{f': {last.reason}' if last.reason else ''})" if last else ""
-    if there is None:
-        return StaleRevision(
-            f"{name!r} is not in the store, you decided on its revision {expect}: the store was emptied; read it again"
-        )
-    if expect is None:
-        return StaleRevision(f"{name!r} exists already, put there{by}: it is at revision {there}; read it again")
-    return StaleRevision(
-        f"{name!r} was changed{by}: it is at revision {there}, you decided on {expect}. Look at it again, then decide"
     )

@@ -9,6 +9,7 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from ..core.records import stale
 from ..counts import merge_plain
 from . import _codec
 from ._fork import ForkSafe
@@ -61,7 +62,7 @@ class MemoryStore(ForkSafe):
             there, _ = self._records.get(name, (None, ""))
             if there != expect:
                 last = next(iter(self._last(name, 1)), None)
-                raise _codec.stale(name, there, expect, last)
+                raise stale(name, there, expect, last)
             if lease is not None and not self._holds(lease):
                 raise _codec.lost(lease)
             self._records[name] = (record["revision"], text)

@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ..core.records import stale
 from ..errors import StoreUnavailable
 from . import _codec
 from . import _redis_scripts as scripts
@@ -141,7 +142,7 @@ class RedisStore(ForkSafe):
             raise _codec.lost(lease)
         if there is not None:
             last = _codec.event_from_text(there[1]) if there[1] else None
-            raise _codec.stale(name, int(there[0]) if there[0] else None, expect, last)
+            raise stale(name, int(there[0]) if there[0] else None, expect, last)
 
     def history(self, rollout: str | None = None, limit: int = 100) -> Sequence[Event]:
         """One command."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.records import stale
 from ..counts import merge_plain
 from ..errors import StoreUnavailable
 from . import _codec
@@ -143,7 +144,7 @@ class SQLiteStore(ForkSafe):
             row = connection.execute("SELECT revision FROM rollouts WHERE name=?", (name,)).fetchone()
             there = None if row is None else row[0]
             if there != expect:
-                raise _codec.stale(name, there, expect, next(iter(_events(connection, name, 1)), None))
+                raise stale(name, there, expect, next(iter(_events(connection, name, 1)), None))
             if lease is not None and self._held(connection, lease.name) != (lease.holder, lease.token):
                 raise _codec.lost(lease)
             connection.execute(
