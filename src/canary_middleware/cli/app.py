@@ -15,6 +15,7 @@ import click
 from . import changes, human, views
 from .checklist import check
 from .completion import completion
+from .replay import replay
 from .run import run
 from .smoke import test
 
@@ -60,3 +61,4 @@ def main() -> None:
 
 for _command in (*views.FIRST, *changes.ALL, *views.LATER, *human.ALL, run, check, test, completion):
     main.add_command(_command)
+test.add_command(replay)
