@@ -54,7 +54,7 @@ def _json(file: Path, text: str) -> dict[str, Any]:
     import json
 
     try:
-        mapping = json.loads(text, object_pairs_hook=_once_each)
+        mapping = json.loads(text, object_pairs_hook=once_each)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"plan {str(file)!r} is no JSON: {error}") from error
     if not isinstance(mapping, dict):
@@ -62,8 +62,13 @@ def _json(file: Path, text: str) -> dict[str, Any]:
     return mapping
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: as in read_plan
-    """A table as TOML would take it: JSON alone would keep the last of two values and say nothing."""
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: as in read_plan
+    """
+    The object of those *pairs*, for ``json.loads``: JSON alone would keep the last of two values and say nothing.
+
+    Raises:
+        ValueError: a key stands there twice; says which.
+    """
     table: dict[str, Any] = {}
     for key, value in pairs:
         if key in table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.exchange import Exchange, active
 from ..errors import CanaryError, ConfigError, StaleRevision, TransitionRefused
+from ..planfile import once_each
 from . import verbs, views
 from .exchange import Answer, Problem, Request, ok
 from .openapi import document
@@ -176,7 +177,7 @@ def _members(request: Request) -> dict[str, Any]:
     if kind != "application/json":
         raise Problem(415, f"Content-Type is {kind!r}: must be application/json, with a JSON object as body")
     try:
-        found = json.loads(request.body or b"{}", parse_constant=_no_number, object_pairs_hook=_once_each)
+        found = json.loads(request.body or b"{}", parse_constant=_no_number, object_pairs_hook=once_each)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"the body is no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -186,13 +187,6 @@ def _members(request: Request) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise ValueError("a member stands twice in one object")
-    return table
 
 
 def _problem_of(error: CanaryError) -> Problem:
