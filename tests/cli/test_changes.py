@@ -79,7 +79,7 @@ def test_a_jump_of_half_the_users_is_asked_about(terminal: Terminal) -> None:
 
 
 def test_a_person_at_a_terminal_may_say_no(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canary_middleware.cli.changes._is_terminal", lambda: True)
+    monkeypatch.setattr("canary_middleware.cli.session._is_terminal", lambda: True)
 
     assert terminal.run("set", "80", answer="n\n").exit_code == 3
     assert terminal.json("status")["weight"] == 0
@@ -185,7 +185,7 @@ def test_two_operators_at_once_one_wins_and_the_other_is_told_who(
         terminal.control.change("checkout", "set", change, actor="grace", reason="launch")
         return True
 
-    monkeypatch.setattr("canary_middleware.cli.changes._is_terminal", meanwhile)
+    monkeypatch.setattr("canary_middleware.cli.session._is_terminal", meanwhile)
 
     result = terminal.run("set", "60", answer="y\n")
 

@@ -122,7 +122,7 @@ def test_a_no_is_a_no_go(ready: Terminal) -> None:
 
 
 def test_a_person_at_a_terminal_is_asked(ready: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canary_middleware.cli.checklist._is_terminal", lambda: True)
+    monkeypatch.setattr("canary_middleware.cli.session._is_terminal", lambda: True)
 
     result = ready.run("check", "search", answer="y expand and contract\nno\nyes\n\n")
 

@@ -4,7 +4,6 @@ The verbs that change something: a pure transition, compared and set, and the wa
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -91,14 +90,10 @@ def _confirm(session: Session, rollout: Rollout, weight_ppm: int, *, yes: bool) 
     if yes or weight_ppm - rollout.effective_ppm < _JUMP_PPM:
         return
     question = f"{rollout.name} jumps from {percent(rollout.effective_ppm):g} % to {percent(weight_ppm):g} %. Go on?"
-    if session.as_json or not _is_terminal():
+    if not session.can_ask():
         fail(f"{question} There is no terminal to ask at: pass --yes", NEEDS_A_HUMAN)
     if not click.confirm(question):
         fail("nothing was changed", NEEDS_A_HUMAN)
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 def _number_first(words: tuple[str, ...], what: str) -> tuple[str, str | None]:

@@ -7,7 +7,6 @@ What a machine can see is checked; the rest is asked of a person, and the answer
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -217,7 +216,7 @@ def _asked(
         return Line(question.key, question.text, holds, note, session.actor)
     if question.key in known:
         return known[question.key]._replace(text=question.text)
-    if session.as_json or not _is_terminal():
+    if not session.can_ask():
         return Line(question.key, question.text, None, f"--answer {question.key}=yes|no", "nobody yet")
     reply = click.prompt(f"{question.text} [y/n/skip]", default="skip", show_default=False)
     word, _, note = reply.strip().partition(" ")
@@ -225,10 +224,6 @@ def _asked(
     if word.lower() not in holds_by_word:
         return Line(question.key, question.text, None, "skipped", "nobody yet")
     return Line(question.key, question.text, holds_by_word[word.lower()], note.strip(), session.actor)
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 def _given(answers: tuple[str, ...], moment: str) -> dict[str, tuple[bool, str]]:

@@ -142,6 +142,10 @@ class Session:
         else:
             self.console.print(text())
 
+    def can_ask(self) -> bool:
+        """Whether there is a person at a terminal to put a question to."""
+        return not self.as_json and _is_terminal()
+
     def say(self, level: str, message: str) -> None:
         """One line for a person: INFO, SUCCESS, WARNING or ERROR; nothing where JSON was asked for."""
         if not self.as_json:
@@ -159,6 +163,10 @@ def line(level: str, message: str) -> Text:
 def shown(text: str) -> str:
     """*text* as a terminal may show it: an escape that somebody wrote into the store must not move the cursor."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _user() -> str:
