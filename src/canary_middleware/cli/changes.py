@@ -13,6 +13,7 @@ from ..acknowledged import TIMEOUT_S, change_of, wait_for_workers
 from ..core import transitions
 from ..core.fields import parse_percent, percent
 from ..errors import CanaryError, ConfigError
+from ..lint import JUMP_PPM
 from .completion import rollout_names
 from .screen import changed_line
 from .session import NEEDS_A_HUMAN, TIMEOUT, USAGE, fail, verb
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from ..core.rollout import Rollout
     from .session import Session
-
-# From this many points on a jump upwards is asked about: plans climb by 20 to 40.
-_JUMP_PPM: Final = 500_000
 
 rollout_argument = click.argument("rollout", required=False, shell_complete=rollout_names)
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask before a jump of 50 points or more.")
@@ -87,7 +85,7 @@ def _finish(session: Session, *results: dict[str, Any]) -> None:
 
 def _confirm(session: Session, rollout: Rollout, weight_ppm: int, *, yes: bool) -> None:
     """Ask before a jump that most plans would take in several steps."""
-    if yes or weight_ppm - rollout.effective_ppm < _JUMP_PPM:
+    if yes or weight_ppm - rollout.effective_ppm < JUMP_PPM:
         return
     question = f"{rollout.name} jumps from {percent(rollout.effective_ppm):g} % to {percent(weight_ppm):g} %. Go on?"
     if not session.can_ask():
