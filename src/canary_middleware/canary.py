@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .core.plan_change import Versions
     from .core.ports import Recorder, RequestHead, Store
     from .counts import Cell, Series
+    from .custom import Recordings
     from .guarding import Guards
     from .plan_watch import PlanFile, PlanWatch
     from .sharing import Sharing
@@ -185,6 +186,7 @@ class Canary:
         self._watch: PlanWatch | None = None
         self._sharing: Sharing | None = None
         self._guards: Guards | None = None
+        self._recordings: Recordings | None = None
         place = environ.get("CANARY_STORE") or store or plan.store
         self._load_plan(plan, is_shared=place is not None)
         if place is not None:
@@ -477,6 +479,40 @@ class Canary:
 
             telemetry.record_db(seconds, system, operation, error_type)
 
+    def record(
+        self, name: str, value: float | None = None, *, identity: str | None = None, rollout: str | None = None
+    ) -> None:
+        """
+        Record a figure of the app's own, which the plan may limit as ``custom.<name>``. Never raises.
+
+        Inside a request it counts for the version that serves it. Only users whom the hash has assigned count.
+
+        Args:
+            name: letters, digits, dots, dashes, underscores; 50 names at most in one process.
+            value: a finite number, of which the mean is judged; None counts how often, judged per request.
+            identity: for whom, outside a request: in jobs and consumers.
+            rollout: for *identity*, where there are several.
+        """
+        if identity is not None and not self._is_started:
+            self._start_process()
+        recordings = self._recordings
+        if recordings is None:
+            recordings = self._make_recordings()
+        recordings.record(name, value, identity, rollout)
+
+    def _make_recordings(self) -> Recordings:
+        from .custom import Recordings
+
+        with self._changing:
+            if self._recordings is None:
+                self._recordings = Recordings(self)
+            return self._recordings
+
+    @property
+    def recordings(self) -> Recordings | None:
+        """What ``record`` has recorded in this process; None where nothing was."""
+        return self._recordings
+
     @property
     def recorder(self) -> Recorder | None:
         """Where spans go, or None without telemetry."""
@@ -518,6 +554,8 @@ class Canary:
         if is_fork:
             self.counts.forked()
             self._renew_guards()
+            if self._recordings is not None:
+                self._recordings.forked()
         try:
             from . import telemetry
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .core.ports import Store
     from .core.rollout import Rollout, Variant
     from .counts import Series
+    from .custom import Key, Moments
     from .plan_watch import PlanFile
 
 # The first request of a process waits this long for the store, once; a local file answers in a few milliseconds.
@@ -94,6 +95,7 @@ class Sharing:
         """Nothing of this process's counts has been handed over yet."""
         self._flushed: dict[Series, Cell] = {}
         self._grouped: Mapping[Variant, list[int]] = {}
+        self._recorded: Mapping[Key, Moments] = {}
         self._in_flight = InFlight()
         self._flushes = 0
 
@@ -334,7 +336,19 @@ class Sharing:
         fresh = _difference(snapshot.series, self._flushed)
         self._flushed = snapshot.series
         said = self._in_flight.look(list(canary.counts.live), canary.clock())
-        return {**to_plain(fresh), **flight_to_plain(said), **self._fresh_groups(snapshot.groups)} or None
+        further = {**flight_to_plain(said), **self._fresh_groups(snapshot.groups), **self._fresh_recordings(canary)}
+        return {**to_plain(fresh), **further} or None
+
+    def _fresh_recordings(self, canary: Canary) -> dict[str, Any]:
+        """What the app has recorded since the last look."""
+        if canary.recordings is None:
+            return {}
+        from .custom import custom_to_plain, difference
+
+        now = canary.recordings.snapshot()
+        fresh = difference(now, self._recorded)
+        self._recorded = now
+        return custom_to_plain(fresh)
 
     def _fresh_groups(self, now: Mapping[Variant, list[int]]) -> dict[str, Any]:
         """What the identity groups have done since they were last told of; told seldom, for they tell slowly."""
