@@ -19,6 +19,7 @@ from .core.bucketing import bucket_of
 from .core.door import Door
 from .core.endpoints import EndpointTable
 from .core.exchange import Exchange, Uncovered
+from .core.hints import hint
 from .core.identity import Anonymous, Client, JsonField, Unreadable
 from .core.override import OverrideReader, sign
 from .core.plan import parse
@@ -626,11 +627,8 @@ class Canary:
         try:
             return self._slots[name]
         except KeyError:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, self._slots, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._slots)}"
-            raise ConfigError(f"there is no rollout {name!r}: {hint}") from None
+            meant = hint(name, self._slots, f"there are {', '.join(self._slots)}")
+            raise ConfigError(f"there is no rollout {name!r}: {meant}") from None
 
     def assign(
         self, identity: str | None, *, rollout: str | None = None, attributes: Mapping[str, str] = _NOTHING

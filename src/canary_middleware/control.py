@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .core.hints import hint
 from .core.records import Event, from_record, stale, summary_of, to_record
 from .errors import ConfigError, StaleRevision
 
@@ -50,12 +51,8 @@ class Control:
         if name in records:
             # Only this one: a record that cannot be read must not stand in the way of another's rollback.
             return from_record(records[name])
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, records, 1)
         known = f"there are {', '.join(sorted(records))}" if records else "it holds none yet: start the service first"
-        hint = f"did you mean {near[0]!r}?" if near else known
-        raise ConfigError(f"there is no rollout {name!r} in {self.store.url}: {hint}")
+        raise ConfigError(f"there is no rollout {name!r} in {self.store.url}: {hint(name, records, known)}")
 
     def names(self) -> list[str]:
         """The names of all rollouts, readable or not."""

@@ -5,10 +5,10 @@ The API itself: one table of what there is, who may do it, and how it ends. Serv
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.exchange import Exchange, active
+from ..core.hints import hint
 from ..errors import CanaryError, ConfigError, StaleRevision, TransitionRefused
 from ..planfile import once_each
 from . import verbs, views
@@ -148,9 +148,8 @@ def _require_known(query: Mapping[str, str], known: tuple[str, ...]) -> None:
     """What is mistyped must not answer for something else."""
     for name in query:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            raise Problem(400, f"{name!r} in the query is not known: {hint}")
+            meant = hint(name, known, f"known here: {', '.join(known)}")
+            raise Problem(400, f"{name!r} in the query is not known: {meant}")
 
 
 def _actor(request: Request, principal: Principal) -> str:

@@ -12,11 +12,13 @@ from typing import Any, Final
 
 import click
 
+from ..core.hints import nearest
 from . import changes, human, views
 from .checklist import check
 from .completion import completion
 from .replay import replay
 from .run import run
+from .simulate import simulation
 from .smoke import test
 
 _ALIASES: Final = {"abort": "rollback", "promote": "next"}
@@ -29,12 +31,10 @@ class _Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], [*self.list_commands(ctx), *_ALIASES], 1)
-            if not near:
+            near = nearest(args[0], [*self.list_commands(ctx), *_ALIASES])
+            if near is None:
                 raise
-            raise click.UsageError(f"there is no verb {args[0]!r}: did you mean {near[0]!r}?", ctx) from error
+            raise click.UsageError(f"there is no verb {args[0]!r}: did you mean {near!r}?", ctx) from error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
@@ -59,6 +59,6 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _command in (*views.FIRST, *changes.ALL, *views.LATER, *human.ALL, run, check, test, completion):
+for _command in (*views.FIRST, *changes.ALL, *views.LATER, *human.ALL, run, check, test, simulation, completion):
     main.add_command(_command)
 test.add_command(replay)

@@ -12,6 +12,7 @@ import click
 from ..acknowledged import TIMEOUT_S, change_of, wait_for_workers
 from ..core import transitions
 from ..core.fields import parse_percent, percent
+from ..core.hints import hint, nearest
 from ..errors import CanaryError, ConfigError
 from ..lint import JUMP_PPM
 from .completion import rollout_names
@@ -256,18 +257,11 @@ def stage(session: Session, words: tuple[str, ...], yes: bool) -> None:
 def _stage_words(words: tuple[str, ...]) -> tuple[str, str | None]:
     known = [word for word in words if word in _WORDS or word.isdecimal()]
     others = [word for word in words if word not in known]
-    if len(known) > 1 or len(others) > 1 or (others and not known and len(words) == 1 and _near(others[0])):
+    if len(known) > 1 or len(others) > 1 or (others and not known and len(words) == 1 and nearest(others[0], _WORDS)):
         wrong = others[0] if others else known[1]
-        near = _near(wrong)
-        hint = f"did you mean {near[0]!r}?" if near else f"pass one of {', '.join(_WORDS)} or a stage's number"
-        raise click.UsageError(f"stage {' '.join(words)}: {hint}")
+        meant = hint(wrong, _WORDS, f"pass one of {', '.join(_WORDS)} or a stage's number")
+        raise click.UsageError(f"stage {' '.join(words)}: {meant}")
     return (known[0] if known else "list"), (others[0] if others else None)
-
-
-def _near(word: str) -> list[str]:
-    from difflib import get_close_matches
-
-    return get_close_matches(word, _WORDS, 1)
 
 
 ALL: Final = (start, set_, next_, approve, pause, resume, retry, rollback, emergency, stage)

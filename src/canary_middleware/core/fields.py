@@ -9,6 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from ..errors import ConfigError
+from .hints import hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -156,11 +157,8 @@ class Reader:
             return
         for key in self._table:
             if key not in self._known:
-                from difflib import get_close_matches
-
-                near = get_close_matches(str(key), self._known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(self._known))}"
-                self.add(f"{self.path(str(key))} = {self._table[key]!r} is not known: {hint}")
+                meant = hint(str(key), self._known, f"known here: {', '.join(sorted(self._known))}")
+                self.add(f"{self.path(str(key))} = {self._table[key]!r} is not known: {meant}")
 
     def raise_problems(self) -> None:
         """Raise ConfigError if anything was wrong."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..core.hints import hint
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ def open_store(url: str | Store) -> Store:
 def _unknown(url: str, scheme: str, *, has_scheme: bool) -> str:
     if not has_scheme:
         return f"the store is a URL such as {_KNOWN}; {url!r} has no scheme: for a file write sqlite:///{url}"
-    from difflib import get_close_matches
-
-    near = get_close_matches(scheme, _SCHEMES, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {_KNOWN}"
     # Only the scheme is named: the rest may hold a password.
-    return f"no store is called {scheme!r}: {hint}"
+    return f"no store is called {scheme!r}: {hint(scheme, _SCHEMES, f'known are {_KNOWN}')}"
 
 
 def _memory(rest: str) -> Store:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from ..core.hints import hint
 from ..errors import ConfigError
 
 DEFAULT_PREFIX: Final = "canary"
@@ -135,11 +136,8 @@ def _options(query: str, *, is_tls: bool) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for key in options:
         if key not in _OPTIONS:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, _OPTIONS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OPTIONS)}"
-            raise ConfigError(f"the store's option {key!r} is not known: {hint}")
+            meant = hint(key, _OPTIONS, f"known are {', '.join(_OPTIONS)}")
+            raise ConfigError(f"the store's option {key!r} is not known: {meant}")
         if key in _TLS_OPTIONS and not is_tls:
             raise ConfigError(f"the store's option {key!r} is for TLS: write rediss:// (or rediss+…://)")
     return options
