@@ -14,14 +14,14 @@ from weakref import ref
 
 from .control import Control
 from .core.records import from_record
-from .counts import Cell, from_plain, merge_plain, to_plain
+from .counts import Cell, to_plain
 from .errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .follower import Follower
 from .inflight import InFlight
 from .last_known import LastKnownFile
 from .plan_keeper import PlanKeeper
 from .plan_watch import Edits
-from .status import began_s
+from .status import began_s, fleet_counts
 from .ticks import flight_to_plain, groups_to_plain
 
 if TYPE_CHECKING:
@@ -278,12 +278,7 @@ class Sharing:
         since_s = began_s(self.store, name)
         # Ours first: what is flushed in between is missed until the next look, and nothing is counted twice.
         ours = {} if canary is None else _difference(canary.counts.snapshot().series, self._flushed)
-        plain: dict[str, Any] = {}
-        first_s = None
-        for window_s, numbers in self.store.counts(since_s):
-            first_s = window_s if first_s is None else first_s
-            merge_plain(plain, numbers)
-        total = from_plain(plain, None if canary is None else canary.variants)
+        total, first_s = fleet_counts(self.store, since_s, None if canary is None else canary.variants)
         for series, cell in ours.items():
             total.setdefault(series, Cell()).add(cell)
         return total, max(1.0, self.store.now() - (since_s if first_s is None else max(first_s, since_s)))

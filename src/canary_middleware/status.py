@@ -7,7 +7,7 @@ Read from the store alone; none of the app's code is needed.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .core.fields import percent
 from .counts import from_plain, merge_plain
@@ -43,7 +43,7 @@ def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: 
     """
     store = control.store
     now = store.now()
-    figures = summarise(fleet_series(store, int(now) - window_s), rollout.plan, float(window_s))
+    figures = summarise(fleet_counts(store, int(now) - window_s).series, rollout.plan, float(window_s))
     workers = [_worker(worker, rollout, now) for worker in store.workers() if rollout.name in worker.revisions]
     return {
         **_state(rollout, figures),
@@ -129,12 +129,26 @@ def _stage_status(rollout: Rollout, n: int) -> str:
     return "in_progress" if n == rollout.stage and not rollout.is_latched else "pending"
 
 
-def fleet_series(store: Store, since_s: int, variants: Variants | None = None) -> dict[Series, Cell]:
-    """The counts of all workers from Unix second *since_s* on."""
+class Fleet(NamedTuple):
+    """
+    What all workers have counted.
+
+    Attributes:
+        first_s: the Unix second in which the first window of it begins; None where nothing was counted.
+    """
+
+    series: dict[Series, Cell]
+    first_s: int | None
+
+
+def fleet_counts(store: Store, since_s: int, variants: Variants | None = None) -> Fleet:
+    """The counts of all workers from Unix second *since_s* on; their variants are those of *variants*, if any."""
     total: dict[str, Any] = {}
-    for _, plain in store.counts(since_s):
+    first_s = None
+    for window_s, plain in store.counts(since_s):
+        first_s = window_s if first_s is None else first_s
         merge_plain(total, plain)
-    return from_plain(total, variants)
+    return Fleet(from_plain(total, variants), first_s)
 
 
 def began_s(store: Store, rollout: str) -> int:

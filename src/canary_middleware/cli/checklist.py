@@ -15,7 +15,7 @@ from ..acknowledged import followers_of
 from ..core.records import Event, summary_of
 from ..core.rollout import RANDOMISED
 from ..limits import limits_of
-from ..status import BEGINNINGS, began_s, fleet_series
+from ..status import BEGINNINGS, began_s, fleet_counts
 from ..summary import summarise
 from .completion import rollout_names
 from .session import FINE, NEEDS_A_HUMAN, STOPPED, fail, verb
@@ -199,7 +199,8 @@ def check(session: Session, rollout: str | None, moment: str, answers: tuple[str
 def _looked_at(control: Control, rollout: Rollout, moment: str) -> Iterable[Line]:
     since_s = began_s(control.store, rollout.name)
     # Forced requests are no evidence: a tester, or `canary test` itself, would make up a thousand of them.
-    series = {s: cell for s, cell in fleet_series(control.store, since_s).items() if s.variant.reason in RANDOMISED}
+    counted = fleet_counts(control.store, since_s).series
+    series = {s: cell for s, cell in counted.items() if s.variant.reason in RANDOMISED}
     figures = summarise(series, rollout.plan, max(1.0, control.store.now() - since_s))
     facts = _Facts(control, rollout, figures)
     for one in _CHECKS:
