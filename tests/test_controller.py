@@ -297,6 +297,27 @@ def test_a_stage_waits_for_feedback_and_a_severe_bug_rolls_back() -> None:
     assert "totals are wrong" in rollback.reason
 
 
+@pytest.mark.parametrize(("canary_mean", "ends"), [(12.0, "completed"), (6.0, "rolled_back")])
+def test_a_figure_of_the_app_s_own_holds_or_rolls_back(canary_mean: float, ends: str) -> None:
+    world = World(stages=[10, 50, 100], criteria={"custom": {"cart_value": {"min": 10}}})
+    usual = world.traffic.counts
+
+    def counts(weight_ppm: int, seconds: float) -> dict[str, Any]:
+        carts = {}
+        for version, mean in (("v1", 12.0), ("v2", canary_mean)):
+            moments = {"n": 20, "sum": 20 * mean, "sq": 20 * (mean * mean + 1)}
+            carts[json.dumps(["#custom", "checkout", version, "cart_value"], separators=(",", ":"))] = moments
+        return {**usual(weight_ppm, seconds), **carts}
+
+    world.traffic.counts = counts  # type: ignore[method-assign]
+    world.start()
+    world.run(900, until=ends)
+
+    assert world.rollout.phase == ends
+    if ends == "rolled_back":
+        assert "custom.cart_value min 10 does not hold" in world.store.history("checkout", 1)[0].reason
+
+
 def test_another_takes_over_when_the_leader_dies_and_goes_on_where_it_was() -> None:
     world = World(Traffic(rps=200), stages=[10, 50], duration="1h")
     world.start()

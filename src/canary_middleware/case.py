@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from .core.bucketing import BUCKETS
 from .core.judge import Judge, settings_of
 from .core.progress import Finding, stage_began
+from .custom_limits import Recorded
+from .further import with_tests
 from .journal import Journal
 from .status import BEGINNINGS, finding_note
 from .ticks import ticks_of
@@ -53,6 +55,7 @@ class Case:
         self._run_s = -1.0
         self._entered: tuple[int, float] | None = None
         self._judges: dict[str, Judge] = {}
+        self._recorded: dict[str, Recorded] = {}
         self._found: dict[str, Any] | None = None
 
     # -- taking over and handing on ---------------------------------------------------------------------------------
@@ -71,6 +74,11 @@ class Case:
             version: Judge(settings_of(rollout.plan, version, rollout.stage), states.get(version))
             for version, _ in rollout.plan.canaries
         }
+        recorded = saved.get("recorded", {})
+        self._recorded = {
+            version: Recorded(self.name, rollout.plan.stable, version, recorded.get(version))
+            for version in self._judges
+        }
         self.journal = Journal(self.name, store.kept(self.journal.note) if saved else None)
 
     def is_of(self, events: Sequence[Event]) -> bool:
@@ -87,6 +95,7 @@ class Case:
             "cursor": self.cursor,
             "entered": self._entered,
             "judges": {version: judge.state() for version, judge in self._judges.items()},
+            "recorded": {version: recorded.state() for version, recorded in self._recorded.items()},
         }
         store.keep(_note(self.name), saved, lease=lease)
         store.keep(self.journal.note, self.journal.plain(), lease=lease)
@@ -112,11 +121,18 @@ class Case:
             self._take_in(rollout, [window for window in fresh if window[0] < place[1]], events)
             self._enter(rollout, place)
             self._take_in(rollout, [window for window in fresh if window[0] >= place[1]], events)
-        finding = _together([judge.finding() for judge in self._judges.values()])
+        finding = _together([self._finding(version) for version in self._judges])
         self.journal.note_point(now_s, rollout, self._judges)
         if finding.verdict == "pass" and now_s - self.cursor > STALE_S:
             return finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
         return finding
+
+    def _finding(self, version: str) -> Finding:
+        """What the judge of *version* says, and what the app recorded."""
+        judge, recorded = self._judges[version], self._recorded[version]
+        settings = judge.settings
+        tests = recorded.findings(settings.criteria)
+        return with_tests(judge.finding(), [*tests, *recorded.findings(settings.guardrails, kind="guardrail")])
 
     def note_finding(self, finding: Finding, now_s: float) -> None:
         """What was made of it all, for whoever asks for the status."""
@@ -135,6 +151,7 @@ class Case:
             ):
                 judge.observe(_cleared(tick, events)._replace(seconds=max(1.0, tick.at_s - before)))
                 before = int(tick.at_s)
+            self._recorded[version].add(windows, judge.settings.criteria, judge.settings.guardrails)
         self.cursor = windows[-1][0]
 
     def _judge(self, rollout: Rollout, version: str) -> Judge:
@@ -152,6 +169,7 @@ class Case:
         position = sum(n <= rollout.stage for n in compared) - 1
         for version in self._judges:
             judge = self._judge(rollout, version)
+            self._recorded[version] = Recorded(self.name, rollout.plan.stable, version)
             judge.enter(max(position, 0), len(compared), compares=0 < rollout.weight_ppm < BUCKETS)
         self.journal.enter(place, self._judges)
 
