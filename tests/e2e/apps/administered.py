@@ -13,7 +13,7 @@ from canary_middleware.fastapi import CanaryMiddleware
 from canary_middleware.flask import init_app
 
 PATH = "/admin/canary"
-canary = Canary("checkout", key=[by_header("x-user-id")], stages=[10, {"weight": 50, "approve": True}, 100])
+canary = Canary("checkout", key=[by_header("x-user-id")], stages=[10, {"weight": 50, "approve": True}, 100], bake="1h")
 
 
 def _wsgi(name: str) -> Any:

@@ -15,7 +15,7 @@ ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = __name__
 MIDDLEWARE = ["canary_middleware.django.CanaryMiddleware"]
 STAGES = [10, {"weight": 50, "approve": True}, 100]
-CANARY = Canary("checkout", key=[by_header("x-user-id")], stages=STAGES, exclude=["/by-hand/*"])
+CANARY = Canary("checkout", key=[by_header("x-user-id")], stages=STAGES, bake="1h", exclude=["/by-hand/*"])
 CANARY_ADMIN = "/admin/canary"
 
 
