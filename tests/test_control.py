@@ -111,6 +111,17 @@ def test_a_rollback_that_lost_a_race_is_tried_again_and_wins(
     assert (changed.phase, changed.weight_ppm, changed.revision) == ("rolled_back", 0, 6)
 
 
+def test_a_step_begins_where_the_one_before_it_has_ended(control: Control, store: FakeStore) -> None:
+    def someone_is_faster() -> None:
+        control.change("checkout", "set", to(30), actor="ada")
+
+    store.before_write = someone_is_faster
+    before, after = control.step("checkout", "emergency", transitions.lock, actor="grace")
+
+    assert (before.revision, before.weight_ppm) == (1, 300_000)
+    assert (after.revision, after.phase) == (2, "locked")
+
+
 def test_a_rollback_does_not_insist_for_ever(control: Control, store: FakeStore) -> None:
     def someone_is_faster() -> None:
         control.change("checkout", "set", to(1), actor="ada")

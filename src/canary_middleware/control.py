@@ -6,7 +6,7 @@ The command line, the admin page, the controller and an app's own ``Canary`` all
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Required, TypedDict
 
 from .core.hints import hint
 from .core.records import Event, from_record, stale, summary_of, to_record
@@ -14,6 +14,7 @@ from .errors import ConfigError, StaleRevision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Unpack
 
     from .core.ports import Store
     from .core.records import Lease
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 100
 _INSISTENT: Final = frozenset({"rollback", "emergency"})
 """Verbs that are tried again after a lost race; all others tell their caller who was first."""
+
+
+class Step(NamedTuple):
+    """A rollout before and after a change that the store has taken."""
+
+    before: Rollout
+    after: Rollout
+
+
+class How(TypedDict, total=False):
+    """Who makes a change, and on what condition: see ``Control.step``."""
+
+    actor: Required[str]
+    reason: str
+    evidence: Mapping[str, Any] | None
+    expect: int | None
+    lease: Lease | None
 
 
 class Control:
@@ -73,7 +91,11 @@ class Control:
             return False
         return True
 
-    def change(
+    def change(self, name: str, verb: str, transition: Transition, **how: Unpack[How]) -> Rollout:
+        """As ``step``; returns the rollout as it is now."""
+        return self.step(name, verb, transition, **how).after
+
+    def step(
         self,
         name: str,
         verb: str,
@@ -84,7 +106,7 @@ class Control:
         evidence: Mapping[str, Any] | None = None,
         expect: int | None = None,
         lease: Lease | None = None,
-    ) -> Rollout:
+    ) -> Step:
         """
         Apply *transition* to the rollout called *name*.
 
@@ -93,7 +115,7 @@ class Control:
             expect: the revision that the decision was made on; None takes the one in the store.
             lease: what whoever acts for all must hold when it is written.
         Returns:
-            the rollout as it is now.
+            the rollout that *transition* was applied to, and as it is now.
         Raises:
             StaleRevision: somebody else changed it first; says who and what.
             LeaseLost: somebody else decides now.
@@ -110,7 +132,7 @@ class Control:
                 if verb not in _INSISTENT or attempt == _ATTEMPTS - 1:
                     raise
             else:
-                return changed
+                return Step(current, changed)
         raise AssertionError("unreachable")  # pragma: no cover
 
     def require(self, name: str, expect: int | None) -> Rollout:

@@ -11,6 +11,7 @@ from ..acknowledged import change_of, wait_for_workers
 from ..core import transitions
 from ..core.fields import Reader, percent
 from ..errors import ConfigError, StoreUnavailable, TransitionRefused
+from ..human import SEVERITIES, TRANSITIONS, keep, obstacle, report_of, tests_of, to_do
 from .exchange import Problem
 from .views import named
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..canary import Canary
     from ..control import Control
     from ..core.rollout import Rollout
+    from ..human import Report
 
     Transition = Callable[[Rollout], Rollout]
 
@@ -207,11 +209,71 @@ def _let_go_all(order: Order) -> list[tuple[Rollout, Rollout]]:
         locked = [name for name in names if order.canary.rollout(name).phase == "locked"]
         return [order.change(name, "emergency", transitions.unlock) for name in locked]
     # As the store has it, and in the store: this worker may not have heard of the latch yet.
-    found = [before for before in map(control.rollout, names) if before.phase == "locked"]
+    locked = [name for name in names if control.rollout(name).phase == "locked"]
     return [
-        (
-            before,
-            control.change(before.name, "emergency", transitions.unlock, actor=order.actor, reason=order.reason),
-        )
-        for before in found
+        control.step(name, "emergency", transitions.unlock, actor=order.actor, reason=order.reason) for name in locked
     ]
+
+
+def bug(order: Order) -> Any:
+    """Report a bug of the canary; a severe one too many does at once what the plan's guardrail says."""
+    severity = order.reader.choice("severity", "", SEVERITIES)
+    if "severity" not in order.reader:
+        order.reader.problem("severity", None, f"must be there: {' or '.join(SEVERITIES)}")
+    return _report(order, "bug", severity)
+
+
+def feedback(order: Order) -> Any:
+    """Record what somebody says of the canary."""
+    return _report(order, "feedback", None)
+
+
+def _report(order: Order, verb: str, severity: str | None) -> Any:
+    text = order.reader.text("text", None)
+    if text is None:
+        order.reader.problem("text", None, "must be there: say in a sentence what you saw")
+    wanted = order.reader.text("rollout", None)
+    order.require_right()
+    try:
+        said = report_of(verb, text or "", severity)
+    except ConfigError as error:
+        raise Problem(400, str(error)) from error
+    name = named(order.canary, wanted)
+    control = order.canary.control
+    if control is None:
+        raise TransitionRefused(
+            f"{name!r} has no store, and so no audit trail to record it in: give its Canary a store"
+        )
+    rollout = control.rollout(name)
+    keep(control, rollout, said, order.actor)
+    tests = tests_of(control, rollout, said)
+    change, note = _follow_up(order, rollout, said, to_do(tests))
+    problem = None if change is None else change["problem"]
+    return {
+        "rollout": name,
+        "verb": verb,
+        **said.evidence,
+        "tests": tests,
+        "change": change,
+        "note": note,
+        "problem": problem,
+    }
+
+
+def _follow_up(
+    order: Order, rollout: Rollout, said: Report, broken: Mapping[str, Any] | None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Do what a broken guardrail asks for: what came of it, or why nothing was done."""
+    if broken is None:
+        return None, None
+    why_not = obstacle(rollout)
+    if why_not is not None:
+        return None, f"no {broken['action']}: {why_not}"
+    order.reason = order.reason or said.title
+    transition = TRANSITIONS[broken["action"]]
+    try:
+        return order.result(
+            *order.change(rollout.name, broken["action"], lambda current: transition(current, said.title))
+        ), None
+    except TransitionRefused as error:
+        return None, f"no {broken['action']}: {error}"

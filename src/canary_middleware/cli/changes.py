@@ -5,7 +5,7 @@ The verbs that change something: a pure transition, compared and set, and the wa
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,6 +23,7 @@ from .views import show_stages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..control import Step
     from ..core.rollout import Rollout
     from .session import Session
 
@@ -30,23 +31,14 @@ rollout_argument = click.argument("rollout", required=False, shell_complete=roll
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask before a jump of 50 points or more.")
 
 
-class Change(NamedTuple):
-    """A rollout before and after a transition that the store has taken."""
-
-    before: Rollout
-    after: Rollout
-
-
 def write(
     session: Session, name: str, word: str, transition: Callable[[Rollout], Rollout], *, expect: int | None = None
-) -> Change:
+) -> Step:
     """Change a rollout in the store; the workers follow by themselves."""
-    before = session.control.rollout(name)
-    after = session.control.change(name, word, transition, actor=session.actor, reason=session.reason, expect=expect)
-    return Change(before, after)
+    return session.control.step(name, word, transition, actor=session.actor, reason=session.reason, expect=expect)
 
 
-def acknowledge(session: Session, change: Change, *, until: float | None = None) -> dict[str, Any]:
+def acknowledge(session: Session, change: Step, *, until: float | None = None) -> dict[str, Any]:
     """Wait for the workers, at most until that reading of the clock, and say what came of it; returns it, too."""
     before, after = change
     left_s = TIMEOUT_S if until is None else max(0.0, until - time.monotonic())

@@ -8,27 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..core import transitions
 from ..core.fields import percent
 from ..errors import ConfigError, TransitionRefused
-from ..human import LOOK_BACK, SEVERITIES, findings_now, keep, report_of
-from .changes import Change, acknowledge
+from ..human import METRICS, SEVERITIES, TRANSITIONS, keep, obstacle, report_of, tests_of, to_do
+from .changes import acknowledge
 from .report import report
 from .session import TIMEOUT, verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from ..control import Step
     from ..core.rollout import Rollout
     from ..further import Test
     from ..human import Report
     from .session import Session
-
-_TRANSITIONS: Final[dict[str, Callable[[Rollout, str], Rollout]]] = {
-    "rollback": transitions.roll_back,
-    "pause": transitions.pause,
-}
-_METRICS: Final = {"bug": "severe_bugs", "feedback": "feedback"}
 
 
 @report.command()
@@ -78,13 +72,11 @@ def _tests(session: Session, rollout: Rollout, said: Report) -> list[Test]:
     if said.verb == "bug" and not said.is_severe:
         session.say("INFO", "minor bugs are only recorded: limits count severe ones")
         return []
-    events = session.control.store.history(rollout.name, LOOK_BACK)
-    metric = _METRICS[said.verb]
-    tests = [test for test in findings_now(events, rollout) if test["name"].startswith(f"{metric} ")]
+    tests = tests_of(session.control, rollout, said)
     for test in tests:
         session.say(*_line(test))
     if not tests:
-        session.say("INFO", f"the plan has no limit on {metric}: it is only recorded")
+        session.say("INFO", f"the plan has no limit on {METRICS[said.verb]}: it is only recorded")
     return tests
 
 
@@ -107,31 +99,23 @@ _FOLLOWS: Final = {
 
 def _act(session: Session, rollout: Rollout, said: Report, tests: Sequence[Test]) -> dict[str, Any] | None:
     """Do what the guardrail asks for, if the report broke it; what came of it."""
-    broken = next((test for test in tests if test["kind"] == "guardrail" and test["verdict"] == "fail"), None)
-    if broken is None or broken["action"] not in _TRANSITIONS:
+    broken = to_do(tests)
+    if broken is None:
         return None
-    action = broken["action"]
-    obstacle = _obstacle(rollout)
-    if obstacle is not None:
-        session.say("INFO", f"no {action}: {obstacle}")
-        return None
-    try:
-        return acknowledge(session, _change(session, rollout, said, broken))
-    except TransitionRefused as error:
-        session.say("INFO", f"no {action}: {error}")
-        return None
+    why_not = obstacle(rollout)
+    if why_not is None:
+        try:
+            return acknowledge(session, _change(session, rollout, said, broken))
+        except TransitionRefused as error:
+            why_not = str(error)
+    session.say("INFO", f"no {broken['action']}: {why_not}")
+    return None
 
 
-def _obstacle(rollout: Rollout) -> str | None:
-    if rollout.is_latched:
-        return f"{rollout.name} is {rollout.phase.replace('_', ' ')} already"
-    return None if rollout.plan.enforce else "`enforce` is false in the plan, which makes it a dry run"
-
-
-def _change(session: Session, rollout: Rollout, said: Report, broken: Test) -> Change:
-    transition = _TRANSITIONS[broken["action"]]
+def _change(session: Session, rollout: Rollout, said: Report, broken: Test) -> Step:
+    transition = TRANSITIONS[broken["action"]]
     evidence = {"guardrail": {"severe_bugs": {"max": broken["limit"]}}, "reported": broken["value"], **said.evidence}
-    after = session.control.change(
+    return session.control.step(
         rollout.name,
         broken["action"],
         lambda current: transition(current, said.title),
@@ -139,7 +123,6 @@ def _change(session: Session, rollout: Rollout, said: Report, broken: Test) -> C
         reason=session.reason or said.title,
         evidence=evidence,
     )
-    return Change(rollout, after)
 
 
 ALL: Final = (report,)
