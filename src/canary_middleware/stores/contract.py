@@ -428,10 +428,11 @@ class StoreContract:
         """Time ends a lease for its holder too, not only for the others."""
         with self.opened() as store:
             put(store)
-            token = store.acquire("judge", "a", 0.05) or 0
-            time.sleep(0.1)
+            lease = Lease("judge", "a", store.acquire("judge", "a", 0.05) or 0)
+            # Taken later and for as long: when somebody else gets this one, the other has ended, too.
+            assert store.acquire("probe", "a", 0.05) is not None
+            _until(lambda: store.acquire("probe", "b", 30), "the lease of 0.05 s ended")
 
-            lease = Lease("judge", "a", token)
             assert _is_refused(store, lease, record=a_record(revision=1), expect=0, event=an_event(revision=1))
 
     # -- notes ------------------------------------------------------------------------------------------------------
