@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .core import transitions
 from .core.progress import stage_began
 from .errors import ConfigError
 from .further import limit_test
 from .status import BEGINNINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .control import Control
     from .core.plan import Criteria, Criterion
@@ -25,6 +26,12 @@ LONGEST_TEXT: Final = 1000
 """Characters; an audit trail is read line by line."""
 LOOK_BACK: Final = 1000
 """Events of a rollout that are looked at."""
+TRANSITIONS: Final[dict[str, Callable[[Rollout, str], Rollout]]] = {
+    "rollback": transitions.roll_back,
+    "pause": transitions.pause,
+}
+"""What a guardrail's action does to a rollout, at once; other actions do nothing to it."""
+METRICS: Final = {"bug": "severe_bugs", "feedback": "feedback"}
 _AUTOMATION: Final = frozenset({"controller", "guardrail"})
 
 
@@ -110,6 +117,29 @@ def findings_now(events: Sequence[Event], rollout: Rollout) -> list[Test]:
         *human_findings(events, plan.guardrails, began_s, kind="guardrail"),
         *human_findings(events, criteria, stage_began(events)),
     ]
+
+
+def tests_of(control: Control, rollout: Rollout, report: Report) -> list[Test]:
+    """The limits that *report*, which was kept, counts for; those of guardrails first."""
+    if report.verb == "bug" and not report.is_severe:
+        return []
+    events = control.store.history(rollout.name, LOOK_BACK)
+    return [test for test in findings_now(events, rollout) if test["name"].startswith(f"{METRICS[report.verb]} ")]
+
+
+def to_do(tests: Sequence[Test]) -> Test | None:
+    """The broken guardrail that asks for a change of the rollout, if there is one."""
+    for test in tests:
+        if test["kind"] == "guardrail" and test["verdict"] == "fail" and test["action"] in TRANSITIONS:
+            return test
+    return None
+
+
+def obstacle(rollout: Rollout) -> str | None:
+    """Why nothing is done to *rollout* although a guardrail is broken."""
+    if rollout.is_latched:
+        return f"{rollout.name} is {rollout.phase.replace('_', ' ')} already"
+    return None if rollout.plan.enforce else "`enforce` is false in the plan, which makes it a dry run"
 
 
 def _since(events: Sequence[Event], criterion: Criterion, since_s: float) -> list[Event]:

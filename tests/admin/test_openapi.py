@@ -45,6 +45,8 @@ def test_a_body_of_exactly_the_members_told_of_is_understood(document: Any, path
         "weight": 5,
         "to_previous": False,
         "state": "on",
+        "severity": "minor",
+        "text": "a typo",
         "rollout": "checkout",
         "reason": "a test",
         "revision": 0,

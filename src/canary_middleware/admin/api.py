@@ -53,6 +53,8 @@ VERBS: Final = {
     "/retry": Verb(verbs.retry),
     "/rollback": Verb(verbs.rollback, ("to_previous", *verbs.COMMON)),
     "/emergency": Verb(verbs.emergency, ("state", *verbs.COMMON[1:])),
+    "/bug": Verb(verbs.bug, ("severity", "text", *verbs.COMMON)),
+    "/feedback": Verb(verbs.feedback, ("text", "rollout")),
 }
 _OPENAPI: Final = "/openapi.json"
 _LONGEST_ACTOR: Final = 64

@@ -24,6 +24,8 @@ _MEMBERS: Final[dict[str, dict[str, Any]]] = {
     "weight": {"type": "number", "minimum": 0, "maximum": 100, "description": "percent, at most four decimals"},
     "to_previous": {"type": "boolean", "default": False, "description": "one stage down instead of to 0"},
     "state": {"type": "string", "enum": ["on", "off"], "default": "on"},
+    "severity": {"type": "string", "enum": ["severe", "minor"], "description": "only severe ones count against limits"},
+    "text": {"type": "string", "maxLength": 1000, "description": "what somebody saw"},
     "rollout": {"type": "string", "description": _QUERY["rollout"][1]},
     "reason": {"type": "string", "maxLength": 1000, "description": "why, for the audit trail"},
     "revision": {"type": "integer", "minimum": 0, "description": "what the decision was made on, from GET status"},
@@ -34,7 +36,7 @@ _MEMBERS: Final[dict[str, dict[str, Any]]] = {
         "description": "seconds to wait, at most 5, until every live worker serves the change",
     },
 }
-_WITHOUT_REVISION: Final = frozenset({"/pause", "/rollback", "/emergency"})
+_WITHOUT_REVISION: Final = frozenset({"/pause", "/rollback", "/emergency", "/bug", "/feedback"})
 _ERRORS: Final = {
     "400": "something is wrong with the request; says what would be right",
     "401": "no token, or a wrong one",
@@ -101,7 +103,7 @@ def _look(path: str, look: Look) -> dict[str, Any]:
 
 def _verb(path: str, verb: Verb) -> dict[str, Any]:
     members = verb.members
-    required = [name for name in ("weight",) if name in members]
+    required: list[str] = [name for name in ("weight", "severity", "text") if name in members]
     if path not in _WITHOUT_REVISION:
         required.append("revision")
     schema = {
