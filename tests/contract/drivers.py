@@ -7,7 +7,7 @@ from __future__ import annotations
 import types
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from canary_middleware import Canary, handlers
 from canary_middleware import asgi as canary_asgi
@@ -17,10 +17,25 @@ from .behaviour import Answer, Behaviour, Call, Reply
 from .clients import asgi_request, wsgi_request
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from canary_middleware.admin import Admin
 
 Versions = Mapping[str, Behaviour]
 """``v1`` and ``v2`` (and more) → what they do."""
+
+
+class How(TypedDict, total=False):
+    """
+    Parts of the middleware that a test needs.
+
+    Attributes:
+        rewrite: dispatch by path prefix: the version whose prefix the path has at last is the one that answers.
+        admin: where the admin API stands.
+    """
+
+    rewrite: dict[str, str] | None
+    admin: str | Admin | None
 
 
 class Client(Protocol):
@@ -39,24 +54,20 @@ class Driver(Protocol):
     has_middleware_exceptions: bool
     """Whether a failing view reaches the server as an exception (bare apps, Starlette) or as a 500."""
 
-    def serve(
-        self,
-        canary: Canary | None,
-        versions: Versions,
-        *,
-        rewrite: dict[str, str] | None = None,
-        admin: str | Admin | None = None,
-    ) -> AbstractContextManager[Client]:
+    def serve(self, canary: Canary | None, versions: Versions, **how: Unpack[How]) -> AbstractContextManager[Client]:
         """
-        An app with one catch-all route, dispatched by ``handlers``; with *rewrite*, by path prefix: the version whose
-        prefix the path has at last is the one that answers. Without a *canary*: what ``v1`` is alone, without us. With
-        *admin* the admin API stands there.
+        An app with one catch-all route, dispatched by ``handlers``, or *how* it says. Without a *canary*: what ``v1``
+        is alone, without us.
         """
         ...
 
 
-def _dispatch(make: Callable[[Behaviour], Any], versions: Versions, canary: Canary | None) -> Any:
+def _view(
+    make: Callable[[Behaviour], Any], canary: Canary | None, versions: Versions, rewrite: Mapping[str, str] | None
+) -> Any:
     """The versions as one view of the framework's."""
+    if rewrite is not None:
+        return make(_pick_by_prefix(rewrite, versions))
     views = {name: make(behaviour) for name, behaviour in versions.items()}
     stable = views.pop("v1")
     if canary is None:
@@ -96,23 +107,15 @@ class Wsgi:
     has_middleware_exceptions = True
 
     @contextmanager
-    def serve(
-        self,
-        canary: Canary | None,
-        versions: Versions,
-        *,
-        rewrite: dict[str, str] | None = None,
-        admin: str | Admin | None = None,
-    ) -> Iterator[Client]:
+    def serve(self, canary: Canary | None, versions: Versions, **how: Unpack[How]) -> Iterator[Client]:
+        rewrite = how.get("rewrite")
         if rewrite is not None:
             app = _wsgi_view(_pick_by_prefix(rewrite, versions))
         else:
             views = {name: _wsgi_view(behaviour) for name, behaviour in versions.items()}
             stable = views.pop("v1")
             app = stable if canary is None else canary_wsgi.apps(stable, **views)
-        wrapped = (
-            app if canary is None else canary_wsgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite, admin=admin)
-        )
+        wrapped = app if canary is None else canary_wsgi.CanaryMiddleware(app, canary=canary, **how)
         yield lambda *args, **kwargs: wsgi_request(wrapped, *args, **kwargs)
 
 
@@ -148,23 +151,15 @@ class Asgi:
     has_middleware_exceptions = True
 
     @contextmanager
-    def serve(
-        self,
-        canary: Canary | None,
-        versions: Versions,
-        *,
-        rewrite: dict[str, str] | None = None,
-        admin: str | Admin | None = None,
-    ) -> Iterator[Client]:
+    def serve(self, canary: Canary | None, versions: Versions, **how: Unpack[How]) -> Iterator[Client]:
+        rewrite = how.get("rewrite")
         if rewrite is not None:
             app = _asgi_view(_pick_by_prefix(rewrite, versions))
         else:
             views = {name: _asgi_view(behaviour) for name, behaviour in versions.items()}
             stable = views.pop("v1")
             app = stable if canary is None else canary_asgi.apps(stable, **views)
-        wrapped = (
-            app if canary is None else canary_asgi.CanaryMiddleware(app, canary=canary, rewrite=rewrite, admin=admin)
-        )
+        wrapped = app if canary is None else canary_asgi.CanaryMiddleware(app, canary=canary, **how)
         yield lambda *args, **kwargs: asgi_request(wrapped, *args, **kwargs)
 
 
@@ -177,14 +172,7 @@ class Flask:
     has_middleware_exceptions = False
 
     @contextmanager
-    def serve(
-        self,
-        canary: Canary | None,
-        versions: Versions,
-        *,
-        rewrite: dict[str, str] | None = None,
-        admin: str | Admin | None = None,
-    ) -> Iterator[Client]:
+    def serve(self, canary: Canary | None, versions: Versions, **how: Unpack[How]) -> Iterator[Client]:
         import flask
         from werkzeug.datastructures import Headers
 
@@ -202,12 +190,12 @@ class Flask:
         app = flask.Flask("contract")
         app.secret_key = "contract"
         app.logger.disabled = True
-        view = _dispatch(make, versions, canary) if rewrite is None else make(_pick_by_prefix(rewrite, versions))
+        view = _view(make, canary, versions, how.get("rewrite"))
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
         app.add_url_rule("/", "root", view, methods=methods, provide_automatic_options=False)
         app.add_url_rule("/<path:rest>", "rest", view, methods=methods, provide_automatic_options=False)
         if canary is not None:
-            init_app(app, canary, rewrite=rewrite, admin=admin)
+            init_app(app, canary, **how)
         yield lambda *args, **kwargs: wsgi_request(app, *args, **kwargs)
 
 
@@ -220,14 +208,7 @@ class FastApi:
     has_middleware_exceptions = True
 
     @contextmanager
-    def serve(
-        self,
-        canary: Canary | None,
-        versions: Versions,
-        *,
-        rewrite: dict[str, str] | None = None,
-        admin: str | Admin | None = None,
-    ) -> Iterator[Client]:
+    def serve(self, canary: Canary | None, versions: Versions, **how: Unpack[How]) -> Iterator[Client]:
         import fastapi
         from fastapi.responses import Response, StreamingResponse
 
@@ -254,11 +235,11 @@ class FastApi:
             return view
 
         app = fastapi.FastAPI(openapi_url=None)
-        view = _dispatch(make, versions, canary) if rewrite is None else make(_pick_by_prefix(rewrite, versions))
+        view = _view(make, canary, versions, how.get("rewrite"))
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
         app.add_api_route("/{rest:path}", view, methods=methods)
         if canary is not None:
-            app.add_middleware(CanaryMiddleware, canary=canary, rewrite=rewrite, admin=admin)
+            app.add_middleware(CanaryMiddleware, canary=canary, **how)
         yield lambda *args, **kwargs: asgi_request(app, *args, **kwargs)
 
 
@@ -297,26 +278,18 @@ class _Django:
         raise NotImplementedError
 
     @contextmanager
-    def serve(
-        self,
-        canary: Canary | None,
-        versions: Versions,
-        *,
-        rewrite: dict[str, str] | None = None,
-        admin: str | Admin | None = None,
-    ) -> Iterator[Client]:
+    def serve(self, canary: Canary | None, versions: Versions, **how: Unpack[How]) -> Iterator[Client]:
         configure_django()
         from django.test import override_settings
         from django.urls import re_path
 
-        picked = None if rewrite is None else _pick_by_prefix(rewrite, versions)
-        view = _dispatch(self._make, versions, canary) if picked is None else self._make(picked)
+        view = _view(self._make, canary, versions, how.get("rewrite"))
         urls = types.ModuleType("contract_urls")
         urls.urlpatterns = [re_path(r"^(?P<rest>.*)$", view)]  # type: ignore[attr-defined]
         middleware = ["django.contrib.sessions.middleware.SessionMiddleware"]
         if canary is not None:
             middleware.append("canary_middleware.django.CanaryMiddleware")
-        names = {"CANARY": canary, "CANARY_REWRITE": rewrite, "CANARY_ADMIN": admin}
+        names = {"CANARY": canary, "CANARY_REWRITE": how.get("rewrite"), "CANARY_ADMIN": how.get("admin")}
         with override_settings(**names, ROOT_URLCONF=urls, MIDDLEWARE=middleware):
             yield self._client()
 
