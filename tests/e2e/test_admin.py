@@ -14,25 +14,16 @@ import pytest
 
 from canary_middleware.core.bucketing import bucket
 from tests.support import servers
+from tests.support.administered import APPS, SERVERS, TOKEN
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
 from tests.support.wait import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-APPS = "tests.e2e.apps.administered"
-TOKEN = "a-token-of-some-length"
 USERS = [f"user-{n}" for n in range(100)]
-SERVERS: dict[str, Callable[..., Any]] = {
-    "gunicorn": lambda **o: servers.gunicorn(f"{APPS}:wsgi_app", workers=2, **o),
-    "gunicorn-preload": lambda **o: servers.gunicorn(f"{APPS}:wsgi_app", workers=2, preload=True, **o),
-    "uvicorn": lambda **o: servers.uvicorn(f"{APPS}:asgi_app", workers=2, **o),
-    "uvicorn-fastapi": lambda **o: servers.uvicorn(f"{APPS}:fastapi_app", workers=2, **o),
-    "flask": lambda **o: servers.flask_dev(f"{APPS}:flask_app", **o),
-    "django": lambda **o: servers.django_dev(f"{APPS}_django", **o),
-}
 
 
 @pytest.fixture(scope="module")
