@@ -257,7 +257,8 @@ def test_the_page_says_plainly_what_is_not_met() -> None:
     good = page([("a",) * 8], [], rollouts=1000, seed=7)
 
     assert "**Not met:** late." in bad
-    assert "Every target is met." in good
+    assert "Every target is met.\n" in good
+    assert "With so few rollouts" in page([("a",) * 8], [], rollouts=999, seed=7)
     assert '--rollouts 1000 --seed 7 --write"' in good
 
 
