@@ -167,11 +167,12 @@ class Case:
         weights = [stage.weight_ppm for stage in rollout.plan.stages]
         compared = [n for n, weight in enumerate(weights) if 0 < weight < BUCKETS]
         position = sum(n <= rollout.stage for n in compared) - 1
+        # First: what the stage before has seen in all is forgotten by the judges.
+        self.journal.enter(place, self._judges)
         for version in self._judges:
             judge = self._judge(rollout, version)
             self._recorded[version] = Recorded(self.name, rollout.plan.stable, version)
             judge.enter(max(position, 0), len(compared), compares=0 < rollout.weight_ppm < BUCKETS)
-        self.journal.enter(place, self._judges)
 
 
 _SHOWN: Final = ("version", "e", "threshold", "promotion_threshold", "alpha", "missing", "requests", "dispersion")
