@@ -6,7 +6,6 @@ In the process that trips nobody, from the deciding failure on; in all others no
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from canary_middleware.core import transitions
 from canary_middleware.stores import open_store
 from tests.support import servers
 from tests.support.client import Client
+from tests.support.load import Ongoing
 from tests.support.redis_server import RedisServer
 from tests.support.wait import eventually
 
@@ -53,36 +53,23 @@ class Line:
     phase: str
 
 
-class Load:
+class Load(Ongoing):
     """Requests of many users over a few connections, until it is left; keeps what each got."""
 
     def __init__(self, url: str, path: str) -> None:
+        super().__init__(CONNECTIONS)
         self.answers: list[tuple[int, str]] = []
-        self.errors: list[BaseException] = []
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(url, path, n)) for n in range(CONNECTIONS)]
+        self._url = url
+        self._path = path
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, url: str, path: str, number: int) -> None:
-        try:
-            while not self._stopping.is_set():
-                # A new connection may reach another worker.
-                with Client(url) as client:
-                    for _ in range(20):
-                        number = (number + CONNECTIONS) % USERS
-                        answer = client.get(path, x_user_id=f"user-{number}")
-                        self.answers.append((answer.status, answer.text))
-        except BaseException as error:
-            self.errors.append(error)
+    def send(self, number: int) -> None:
+        while not self.is_over:
+            # A new connection may reach another worker.
+            with Client(self._url) as client:
+                for _ in range(20):
+                    number = (number + CONNECTIONS) % USERS
+                    answer = client.get(self._path, x_user_id=f"user-{number}")
+                    self.answers.append((answer.status, answer.text))
 
     def more(self, requests: int) -> None:
         """Wait for that many further answers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +11,7 @@ from canary_middleware.control import Control
 from canary_middleware.core import transitions
 from tests.support import servers
 from tests.support.client import Client
+from tests.support.load import Ongoing
 from tests.support.wait import eventually
 
 if TYPE_CHECKING:
@@ -40,37 +40,21 @@ SERVERS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Traffic:
+class Traffic(Ongoing):
     """Requests of all users, again and again on new connections, so that every worker gets some."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(2)
         self.url = url
         self.seen: list[tuple[str, dict[str, Any]]] = []
-        self.errors: list[BaseException | str] = []
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(USERS[n::2],)) for n in range(2)]
 
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, users: Sequence[str]) -> None:
-        while not self._stopping.is_set() and not self.errors:
-            for user in users:
-                try:
-                    with Client(self.url) as client:
-                        answer = client.get("/", x_user=user)
-                    assert answer.status == 200
-                    self.seen.append((user, answer.json()))
-                except Exception as error:
-                    self.errors.append(error)
-                    return
+    def send(self, number: int) -> None:
+        while not self.is_over and not self.errors:
+            for user in USERS[number::2]:
+                with Client(self.url) as client:
+                    answer = client.get("/", x_user=user)
+                assert answer.status == 200
+                self.seen.append((user, answer.json()))
 
     def processes(self, condition: Callable[[dict[str, Any]], bool], *, last: int = 200) -> set[int]:
         """Those whose latest answer fulfils *condition*."""

@@ -123,8 +123,8 @@ class Service:
         begun_s, before = time.monotonic(), self.traffic.answered
 
         def enough() -> bool:
-            if self.traffic.failures:
-                raise RuntimeError(self.server.logs()[-4000:]) from self.traffic.failures[0]
+            if self.traffic.errors:
+                raise RuntimeError(self.server.logs()[-4000:]) from self.traffic.errors[0]
             everybody = set(self.server.worker_pids())
             return self.traffic.answered >= before + number and self.traffic.pids_since(begun_s) >= everybody
 
@@ -198,7 +198,7 @@ def service(
 def _hold(traffic: Traffic, in_force: Mapping[str, InForce]) -> None:
     findings = traffic.check(in_force)
     print(f"\n{findings}, {traffic.resent} sent again")
-    assert not traffic.failures
+    assert not traffic.errors
     assert not findings.wrong
     assert findings.checked >= EACH
     assert findings.p99_s < P99_S

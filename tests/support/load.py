@@ -58,9 +58,48 @@ class Findings:
         return f"{self.checked} checked, {self.wrong.total()} wrong, p99 {self.p99_s:.3f} s, max {self.slowest_s:.3f} s"
 
 
-class Traffic:
+class Ongoing:
     """
-    Used as a context manager; sends until it is left.
+    Threads that send until it is left: a context manager.
+
+    Args:
+        threads: how many.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.errors: list[BaseException] = []
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(threads)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self._stopping.is_set()
+
+    def send(self, number: int) -> None:
+        """What thread *number* does, until it ``is_over``; what it raises is kept in ``errors``, and ends it."""
+        raise NotImplementedError
+
+    def _run(self, number: int) -> None:
+        try:
+            self.send(number)
+        except BaseException as error:
+            self.errors.append(error)
+
+
+class Traffic(Ongoing):
+    """
+    Requests in bulk, and their answers, timed.
 
     Args:
         port: where the service listens, on loopback.
@@ -73,25 +112,14 @@ class Traffic:
     def __init__(
         self, port: int, asked: Sequence[Asked], *, connections: int = 4, depth: int = 16, may_lose: bool = False
     ) -> None:
+        super().__init__(connections)
         self.asked = asked
         self.batches: list[Batch] = []
-        self.failures: list[BaseException] = []
         self.resent = 0
         self._port = port
         self._depth = depth
         self._may_lose = may_lose
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(connections)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        self._connections = connections
 
     @property
     def answered(self) -> int:
@@ -120,18 +148,13 @@ class Traffic:
 
     # -- one connection ---------------------------------------------------------------------------------------------
 
-    def _run(self, number: int) -> None:
-        try:
-            # Each begins elsewhere, so that all users are asked of soon.
-            self._send_all(number * len(self.asked) // len(self._threads))
-        except BaseException as error:
-            self.failures.append(error)
-
-    def _send_all(self, first: int) -> None:
+    def send(self, number: int) -> None:
+        # Each begins elsewhere, so that all users are asked of soon.
+        first = number * len(self.asked) // self._connections
         connection: socket.socket | None = None
         uses = 0
         try:
-            while not self._stopping.is_set():
+            while not self.is_over:
                 if connection is None:
                     connection, uses = self._connected(), 0
                 try:
