@@ -267,7 +267,8 @@ def test_the_benchmark_prints_its_table_and_writes_its_page(tmp_path: Path, caps
 
     main(["--rollouts", "2", "--jobs", "1", "--rows", "20 %", "hanging", "--write", str(file)])
 
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["errors 0.5 → 20 %", "8 % of requests + 1.5 s"]
     table = [line for line in out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0].strip("| ") for line in table[2:]] == ["errors 0.5 → 20 %", "8 % of requests + 1.5 s"]
     assert "of 2 figures met; 2 rollouts each" in out

@@ -32,10 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     lines = [line for line in LINES if _is_chosen(line, options.rows)]
     began_s = time.monotonic()
-    outcomes = _simulated(sorted({line.case for line in lines}, key=list(CASES).index), options)
+    outcomes = _simulated(lines, options)
     rows = [row(line, outcomes[line.case]) for line in lines]
-    _tell("")
-    print(markdown(rows))
+    print("\n" + markdown(rows))
     met = _met(lines, outcomes)
     minutes = (time.monotonic() - began_s) / 60
     print(f"\n{met.count(True)} of {len(met)} figures met; {options.rollouts} rollouts each, {minutes:.1f} min")
@@ -44,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.write.write_text(page(rows, missed, rollouts=options.rollouts, seed=options.seed), encoding="utf-8")
 
 
-def _simulated(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[Outcome]]:
+def _simulated(lines: Sequence[Line], options: argparse.Namespace) -> dict[str, list[Outcome]]:
+    names = sorted({line.case for line in lines}, key=list(CASES).index)
     found: dict[str, list[Outcome]] = {}
     with ExitStack() as stack:
         # Spawned: what the parent has loaded and started must not be in the children.
@@ -55,7 +55,16 @@ def _simulated(names: Sequence[str], options: argparse.Namespace) -> dict[str, l
             for outcome in play_all(CASES[name], options.rollouts, options.seed, pool):
                 found[name].append(outcome)
                 _tell(f"{name}: {len(found[name])} of {options.rollouts} (case {len(found)} of {len(names)})")
+            _tell("")
+            _note([line for line in lines if line.case == name], found[name])
     return found
+
+
+def _note(lines: Sequence[Line], outcomes: Sequence[Outcome]) -> None:
+    """What is known already: a long run that is interrupted was not for nothing."""
+    for line in lines:
+        title, own, *_ = row(line, outcomes)
+        print(f"{title}: {own}", file=sys.stderr, flush=True)
 
 
 def _aimed(lines: Sequence[Line]) -> list[Line]:
