@@ -14,6 +14,8 @@ from .core.progress import Finding, stage_began
 from .custom_limits import Recorded
 from .further import with_tests
 from .journal import Journal
+from .prometheus import PrometheusSource, SourceAway, Window
+from .prometheus import ticks_of as sided_ticks
 from .status import BEGINNINGS, finding_note
 from .ticks import ticks_of
 
@@ -57,6 +59,7 @@ class Case:
         self._judges: dict[str, Judge] = {}
         self._recorded: dict[str, Recorded] = {}
         self._found: dict[str, Any] | None = None
+        self._source: PrometheusSource | None = None
 
     # -- taking over and handing on ---------------------------------------------------------------------------------
 
@@ -113,7 +116,12 @@ class Case:
             events: the rollout's audit trail, newest first.
             now_s: Unix seconds.
         """
-        fresh = [window for window in windows if window[0] > self.cursor]
+        try:
+            fresh = self._fresh(rollout, windows, now_s)
+        except SourceAway as error:
+            # Nothing is known, and nothing follows but waiting.
+            finding = _together([self._finding(version) for version in self._judges])
+            return finding._replace(verdict="error", reason=str(error))
         place = (rollout.stage, stage_began(events))
         if self._entered == place:
             self._take_in(rollout, fresh, events)
@@ -126,6 +134,15 @@ class Case:
         if finding.verdict == "pass" and now_s - self.cursor > STALE_S:
             return finding._replace(verdict="inconclusive", reason=f"no requests for {now_s - self.cursor:.0f} s")
         return finding
+
+    def _fresh(self, rollout: Rollout, windows: Windows, now_s: float) -> Windows:
+        """What has not been judged: of the store's windows, or of the source that the plan names."""
+        options = rollout.plan.source
+        if options is None:
+            return [window for window in windows if window[0] > self.cursor]
+        if self._source is None or self._source.options != options:
+            self._source = PrometheusSource(options, self.name)
+        return [(int(window.begin), window.sides) for window in self._source.read(self.cursor, now_s)]
 
     def _finding(self, version: str) -> Finding:
         """What the judge of *version* says, and what the app recorded."""
@@ -146,13 +163,23 @@ class Case:
             judge = self._judge(rollout, version)
             # What came before the stage says nothing of how fast requests come in it.
             before = max(self.cursor, int(stage_began(events)) - 1)
-            for tick in ticks_of(
-                windows, self.name, plan.stable, version, lambda at: _weight(events, at), complain=self._complain
-            ):
+            for tick in self._ticks(rollout, version, windows, events):
                 judge.observe(_cleared(tick, events)._replace(seconds=max(1.0, tick.at_s - before)))
                 before = int(tick.at_s)
-            self._recorded[version].add(windows, judge.settings.criteria, judge.settings.guardrails)
+            if plan.source is None:
+                self._recorded[version].add(windows, judge.settings.criteria, judge.settings.guardrails)
         self.cursor = windows[-1][0]
+
+    def _ticks(self, rollout: Rollout, version: str, windows: Windows, events: Sequence[Event]) -> Sequence[Tick]:
+        plan = rollout.plan
+
+        def weight_at(second: int) -> int:
+            return _weight(events, second)
+
+        if plan.source is None:
+            return ticks_of(windows, self.name, plan.stable, version, weight_at, complain=self._complain)
+        steps = [Window(float(begin), sides) for begin, sides in windows]
+        return sided_ticks(steps, plan.stable, version, weight_at, plan.source.step_s)
 
     def _judge(self, rollout: Rollout, version: str) -> Judge:
         """The judge of *version*, going by what the plan asks for in the stage in force."""

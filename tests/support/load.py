@@ -77,6 +77,10 @@ class Ongoing:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Send nothing more; what is under way is waited for."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()

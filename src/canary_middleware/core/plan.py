@@ -73,6 +73,7 @@ class RolloutFields(TypedDict, total=False):
     version_header: str | bool | None
     cache_headers: bool
     end_of_life: Mapping[str, Any]
+    source: Mapping[str, Any]
 
 
 class Criterion(NamedTuple):
@@ -252,6 +253,23 @@ class AnonymousOptions(NamedTuple):
     same_site: str | None = "Lax"
 
 
+class MetricsSource(NamedTuple):
+    """
+    Where a fleet that already has Prometheus lets the judge read its counts, instead of the store.
+
+    Attributes:
+        prometheus: URL of its HTTP API, without ``/api``.
+        step_s: how long a tick is; at least two scrapes.
+        delay_s: how long after a second its samples are complete.
+        token_env: the variable that holds a bearer token, if one is asked for.
+    """
+
+    prometheus: str
+    step_s: float = 15.0
+    delay_s: float = 30.0
+    token_env: str | None = None
+
+
 class RolloutPlan(NamedTuple):
     """
     One ``[rollout.<name>]`` table. Weights in ppm, times in seconds, sizes in bytes.
@@ -284,6 +302,7 @@ class RolloutPlan(NamedTuple):
     version_header: str | None = "X-Canary-Version"
     cache_headers: bool = True
     end_of_life: EndOfLife | None = None
+    source: MetricsSource | None = None
 
 
 class Plan(NamedTuple):
@@ -381,7 +400,12 @@ def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
         version_header=_version_header(reader),
         cache_headers=reader.flag("cache_headers", True),
         end_of_life=reader.table("end_of_life", _end_of_life),
+        source=reader.table("source", _source),
     )
+    if plan.source is not None and any(
+        limit.metric.startswith("custom.") for limit in (*criteria.limits, *guardrails.limits)
+    ):
+        reader.problem("source", plan.source.prometheus, "cannot be with custom limits, which are counted in the store")
     if plan.hash == "md5-100":
         _check_whole_percents(reader, plan)
     reader.finish()
@@ -741,6 +765,18 @@ def _end_of_life(reader: Reader) -> EndOfLife:
     )
 
 
+def _source(reader: Reader) -> MetricsSource:
+    url = reader.text("prometheus", None) or ""
+    if not url.startswith(("http://", "https://")):
+        reader.problem("prometheus", url, 'must be the URL of its HTTP API, as "http://prometheus:9090"')
+    return MetricsSource(
+        prometheus=url.rstrip("/"),
+        step_s=_period(reader, "step", 15.0, least=1.0) or 15.0,
+        delay_s=reader.duration("delay", 30.0) or 0.0,
+        token_env=reader.text("token_env", None),
+    )
+
+
 def _link(reader: Reader, key: str) -> str | None:
     target = reader.text(key, None)
     if target is not None and any(c in '<>"' or not "!" <= c <= "~" for c in target):
@@ -844,6 +880,7 @@ def _rollout_mapping(plan: RolloutPlan) -> dict[str, Any]:
         version_header=plan.version_header or False,
         cache_headers=plan.cache_headers,
         end_of_life=_end_of_life_mapping(plan.end_of_life),
+        source=_source_mapping(plan.source),
     )
 
 
@@ -911,6 +948,17 @@ def _overrides_mapping(overrides: Overrides) -> dict[str, Any]:
         cookie=overrides.cookie or False,
         token_env=overrides.token_env,
         users=users or None,
+    )
+
+
+def _source_mapping(source: MetricsSource | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    return _without_none(
+        prometheus=source.prometheus,
+        step=duration_text(source.step_s),
+        delay=duration_text(source.delay_s),
+        token_env=source.token_env,
     )
 
 

@@ -25,6 +25,15 @@ from canary_middleware.flask import init_app
 if TYPE_CHECKING:
     from canary_middleware.core.exchange import Exchange
 
+if "METRICS_PORT" in os.environ:
+    from opentelemetry import metrics
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.sdk.metrics import MeterProvider
+    from prometheus_client import start_http_server
+
+    metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+    start_http_server(int(os.environ["METRICS_PORT"]), "127.0.0.1")
+
 _GUARDED = {"guardrails": {"error_rate": {"max": 0.05}, "p95": {"max": "2s"}, "availability": {"min": 0.99}}}
 _PLAN = json.loads(os.environ["PLAN"]) if "PLAN" in os.environ else _GUARDED
 canary = Canary("shop", clock=time.monotonic, key=[by_header("x-user-id")], **_PLAN)
