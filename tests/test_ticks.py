@@ -12,7 +12,7 @@ from canary_middleware import Canary, by_header, open_store
 from canary_middleware.core.judge.tick import Group
 from canary_middleware.counts import GRID, from_plain
 from canary_middleware.inflight import LATE_S, TIMEOUT_S, InFlight
-from canary_middleware.ticks import flight_to_plain, groups_to_plain, ticks_of
+from canary_middleware.ticks import MOST_ENDPOINTS, endpoints_of, flight_to_plain, groups_to_plain, ticks_of
 
 from .core.heads import Head
 from .support.wait import eventually
@@ -210,3 +210,39 @@ def test_groups_travel_through_a_store_and_add_up(tmp_path: Path) -> None:
 
     assert sum(tick.stable.requests for tick in seen()) == 300
     store.close()
+
+
+def _row(version: str, route: str | None, status: int = 200, reason: str = "weight") -> str:
+    error = str(status) if status >= 500 else None
+    return json.dumps(["shop", version, "canary", reason, "GET", status, route, error, False], separators=(",", ":"))
+
+
+def test_the_endpoints_at_which_the_canary_fails_most_and_then_is_slowest_come_first() -> None:
+    slow, fast = str(GRID.index(400)), str(GRID.index(100))
+    first = {
+        _row("v2", "/fails", 500): {"s": 1.0, fast: 3},
+        _row("v2", "/slow"): {"s": 1.0, slow: 2},
+        _row("v1", "/slow"): {"s": 1.0, fast: 4},
+        _row("v2", "/forced", 500, "override"): {"s": 1.0, fast: 9},
+        _row("v1", "/stable-only", 500): {"s": 1.0, fast: 9},
+    }
+    second = {_row("v2", "/fails"): {"s": 1.0, fast: 1}, _row("v2", None): {"s": 1.0, fast: 1}}
+    found = endpoints_of([(1, first), (2, second)], "shop", "v1", "v2")
+    assert [(c.route, c.requests, c.failures) for _, c in found] == [("/fails", 4, 3), ("/slow", 2, 0), ("", 1, 0)]
+    stable, canary = found[1]
+    assert (stable.route, stable.requests) == ("/slow", 4)
+    assert canary.p95_s > stable.p95_s > 0
+
+
+def test_only_so_many_endpoints_are_named() -> None:
+    one = {_row("v2", f"/{n}"): {"s": 1.0, "5": 1} for n in range(3 * MOST_ENDPOINTS)}
+    assert len(endpoints_of([(1, one)], "shop", "v1", "v2")) == MOST_ENDPOINTS
+
+
+def test_a_window_whose_endpoints_cannot_be_read_is_told_and_the_next_is_read() -> None:
+    said: list[str] = []
+    good = {_row("v2", "/a"): {"s": 1.0, "5": 1}}
+    found = endpoints_of([(1, {"rubbish": {}}), (2, good)], "shop", "v1", "v2", complain=said.append)
+    assert [c.route for _, c in found] == ["/a"]
+    assert len(said) == 1
+    assert "second 1" in said[0]

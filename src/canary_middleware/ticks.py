@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .core.durations import BUCKETS
+from .core.durations import BOUNDS_S, BUCKETS, upper_s
 from .core.judge.tick import GROUPS, Group, Side, Tick
 from .core.rollout import RANDOMISED
 from .counts import FOR_THE_JUDGE, GRID
@@ -26,6 +26,8 @@ _BUCKETS: Final = {str(index): bucket for index, bucket in enumerate(GRID)}
 # The first field of a series' name that only the judge reads; rollout and version follow.
 _GROUPS: Final = "#groups"
 _FLIGHT: Final = "#flight"
+MOST_ENDPOINTS: Final = 5
+"""Endpoints that ``endpoints_of`` names."""
 
 
 def groups_to_plain(rows: Mapping[Variant, Sequence[int]]) -> dict[str, Any]:
@@ -101,6 +103,57 @@ class _Named(NamedTuple):
 # A fleet sends the same few hundred names every second.
 _BY_NAME: Final[dict[str, _Named]] = {}
 _MOST_NAMES: Final = 10_000
+
+
+class Endpoint(NamedTuple):
+    """What a version did at one route template (``""`` without one); *p95_s* in seconds."""
+
+    route: str
+    requests: int
+    failures: int
+    p95_s: float
+
+
+def endpoints_of(
+    windows: Sequence[tuple[int, Mapping[str, Any]]],
+    rollout: str,
+    stable: str,
+    canary: str,
+    *,
+    complain: Callable[[str], None] | None = None,
+) -> list[tuple[Endpoint, Endpoint]]:
+    """
+    Where the canary is at its worst: at most MOST_ENDPOINTS pairs (stable, canary), most failures first, then slowest.
+
+    Args:
+        windows: as for ``ticks_of``; endpoints without a request to the canary are left out.
+        complain: told in a sentence of a window that cannot be read.
+    """
+    sums: dict[str, dict[str, _Sum]] = {}
+    for begin, plain in windows:
+        try:
+            for name, numbers in plain.items():
+                series = _BY_NAME.get(name) or _known(name)
+                if series.rollout == rollout and series.is_compared and series.version in (stable, canary):
+                    route = str(json.loads(name)[6] or "")
+                    sides = sums.setdefault(route, {stable: _Sum(), canary: _Sum()})
+                    sides[series.version].add(series, numbers)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if complain is not None:
+                complain(f"the endpoints of second {begin} cannot be read and are left out: {error!r}")
+    pairs = [(_endpoint(route, s[stable]), _endpoint(route, s[canary])) for route, s in sums.items()]
+    pairs.sort(key=lambda pair: (-pair[1].failures, -pair[1].p95_s, pair[1].route))
+    return [pair for pair in pairs if pair[1].requests][:MOST_ENDPOINTS]
+
+
+def _endpoint(route: str, found: _Sum) -> Endpoint:
+    side = found.side()
+    seen = 0
+    for index, n in sorted(side.durations.items()):
+        seen += n
+        if seen >= 0.95 * side.requests:
+            return Endpoint(route, side.requests, side.failures, min(upper_s(index), BOUNDS_S[-1]))
+    return Endpoint(route, 0, 0, 0.0)
 
 
 def _known(name: str) -> _Named:
