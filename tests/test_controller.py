@@ -297,6 +297,43 @@ def test_a_stage_waits_for_feedback_and_a_severe_bug_rolls_back() -> None:
     assert "totals are wrong" in rollback.reason
 
 
+def users(world: World, canary_share: float) -> None:
+    """Ten identities a second, each new, of which the canary gets that share once there is one."""
+    usual, made = world.traffic.counts, iter(range(1_000_000))
+
+    def counts(weight_ppm: int, seconds: float) -> dict[str, Any]:
+        plain = usual(weight_ppm, seconds)
+        for n in range(10):
+            version = "v2" if weight_ppm and n < 10 * canary_share else "v1"
+            name = json.dumps(["#users", "checkout", version], separators=(",", ":"))
+            plain.setdefault(name, {})[str(next(made))] = 1
+        return plain
+
+    world.traffic.counts = counts  # type: ignore[method-assign]
+
+
+def test_a_stage_waits_for_so_many_identities() -> None:
+    world = World(stages=[10, 50], criteria={"min_identities": 100})
+    users(world, 0.1)
+    world.start()
+    world.run(95)
+    held = world.store.history("checkout", 1)[0]
+    assert "more canary users for min_identities = 100" in held.reason
+
+    world.run(15)
+    assert world.rollout.stage == 1
+
+
+def test_identities_that_do_not_split_as_the_weight_says_hold_the_rollout() -> None:
+    world = World(stages=[10, 50], duration="1h")
+    users(world, 0.3)
+    world.start()
+    world.run(60, until="holding")
+
+    assert world.rollout.phase_reason == "sample-ratio mismatch"
+    assert "new identities where" in world.store.history("checkout", 1)[0].reason
+
+
 @pytest.mark.parametrize(("canary_mean", "ends"), [(12.0, "completed"), (6.0, "rolled_back")])
 def test_a_figure_of_the_app_s_own_holds_or_rolls_back(canary_mean: float, ends: str) -> None:
     world = World(stages=[10, 50, 100], criteria={"custom": {"cart_value": {"min": 10}}})

@@ -219,8 +219,12 @@ def test_a_wrong_source_is_named(table: dict[str, str], message: str) -> None:
         parse({"rollout": {"shop": {"stages": [10], "source": table}}})
 
 
-def test_figures_of_the_app_s_own_are_not_in_prometheus() -> None:
-    fields = {"source": {"prometheus": "http://p"}, "criteria": {"custom": {"cart": {"min": 1}}}}
+@pytest.mark.parametrize(
+    ("criteria", "message"),
+    [({"custom": {"cart": {"min": 1}}}, "cannot be with custom limits"), ({"min_identities": 5}, "min_identities")],
+)
+def test_what_prometheus_cannot_tell_is_refused_in_one_plan_with_it(criteria: dict[str, Any], message: str) -> None:
+    stage = {"weight": 10, "criteria": criteria}
 
-    with pytest.raises(ConfigError, match="cannot be with custom limits"):
-        parse({"rollout": {"shop": {"stages": [10], **fields}}})
+    with pytest.raises(ConfigError, match=message):
+        parse({"rollout": {"shop": {"stages": [stage], "source": {"prometheus": "http://p"}}}})

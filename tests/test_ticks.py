@@ -12,7 +12,15 @@ from canary_middleware import Canary, by_header, open_store
 from canary_middleware.core.judge.tick import Group
 from canary_middleware.counts import GRID, from_plain
 from canary_middleware.inflight import LATE_S, TIMEOUT_S, InFlight
-from canary_middleware.ticks import MOST_ENDPOINTS, endpoints_of, flight_to_plain, groups_to_plain, ticks_of
+from canary_middleware.ticks import (
+    MOST_ENDPOINTS,
+    endpoints_of,
+    flight_to_plain,
+    groups_to_plain,
+    places_of,
+    ticks_of,
+    users_to_plain,
+)
 
 from .core.heads import Head
 from .support.wait import eventually
@@ -184,7 +192,8 @@ def test_a_window_that_cannot_be_read_is_told_and_the_next_is_read(canary: Canar
     found = [(5, {"garbage": 1}), *windows(canary)]
     ticks = ticks_of(found, "shop", "v1", "v2", lambda at: 0, complain=told.append)
 
-    assert [tick.at_s for tick in ticks] == [7.0]
+    assert [tick.at_s for tick in ticks] == [5.0, 7.0]
+    assert (ticks[0].stable.requests, ticks[0].canary.requests) == (0, 0)
     assert "second 5 cannot be read" in told[0]
 
 
@@ -194,6 +203,29 @@ def test_people_see_nothing_of_what_is_for_the_judge(canary: Canary) -> None:
     plain |= flight_to_plain({("shop", "v2"): {"r": 1, "30": 1}})
 
     assert sum(cell.count for cell in from_plain(plain).values()) == 1
+
+
+def test_each_identity_is_told_of_once_by_each_version_until_it_is_forgotten(canary: Canary) -> None:
+    for _ in range(3):
+        for n in range(100):
+            serve(canary, f"user-{n}")
+    first = users_to_plain(canary.counts.newcomers())
+    serve(canary, "user-1")
+    again = users_to_plain(canary.counts.newcomers())
+    canary.counts.forget_users()
+    serve(canary, "user-1")
+
+    places = [places_of(first, "shop", version) for version in ("v1", "v2")]
+    assert 97 <= sum(map(len, places)) <= 100
+    assert not places[0] & places[1]
+    assert again == {}
+    assert len(users_to_plain(canary.counts.newcomers())) == 1
+
+
+def test_places_that_are_none_are_passed_over() -> None:
+    name = json.dumps(["#users", "shop", "v2"], separators=(",", ":"))
+
+    assert places_of({name: {"7": 1, "x": 1, "-3": 1, "99999": 1}}, "shop", "v2") == {7}
 
 
 def test_groups_travel_through_a_store_and_add_up(tmp_path: Path) -> None:
@@ -246,3 +278,24 @@ def test_a_window_whose_endpoints_cannot_be_read_is_told_and_the_next_is_read() 
     assert [c.route for _, c in found] == ["/a"]
     assert len(said) == 1
     assert "second 1" in said[0]
+
+
+def test_one_series_that_cannot_be_read_hides_nothing_else(canary: Canary) -> None:
+    serve(canary, "ada")
+    ((_, plain),) = windows(canary)
+    told: list[str] = []
+    ticks = ticks_of([(7, {"garbage": 1, **plain})], "shop", "v1", "v2", lambda at: 0, complain=told.append)
+
+    assert sum(side.requests for side in (ticks[0].stable, ticks[0].canary)) == 1
+    assert "second 7" in told[0]
+
+
+def test_what_never_ends_is_dropped_after_an_hour(canary: Canary, clock: Clock) -> None:
+    begin(canary, "ada")
+    clock.now += 3599
+    canary.counts.drop_lost(clock())
+    assert len(canary.counts.live) == 1
+
+    clock.now += 2
+    canary.counts.drop_lost(clock())
+    assert canary.counts.live == {}

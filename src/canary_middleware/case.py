@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from .core.bucketing import BUCKETS
 from .core.judge import Judge, settings_of
 from .core.progress import Finding, stage_began
+from .counts import USERS
 from .custom_limits import Recorded
 from .further import with_tests
 from .journal import Journal
 from .prometheus import PrometheusSource, SourceAway, Window
 from .prometheus import ticks_of as sided_ticks
 from .status import BEGINNINGS, finding_note
-from .ticks import ticks_of
+from .ticks import places_of, ticks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,7 @@ class Case:
         self._recorded: dict[str, Recorded] = {}
         self._found: dict[str, Any] | None = None
         self._source: PrometheusSource | None = None
+        self._sighted: dict[str, set[int]] = {}
 
     # -- taking over and handing on ---------------------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ class Case:
             version: Judge(settings_of(rollout.plan, version, rollout.stage), states.get(version))
             for version, _ in rollout.plan.canaries
         }
+        self._sighted = {version: _unpacked(text) for version, text in saved.get("sighted", {}).items()}
         recorded = saved.get("recorded", {})
         self._recorded = {
             version: Recorded(self.name, rollout.plan.stable, version, recorded.get(version))
@@ -98,6 +101,7 @@ class Case:
             "cursor": self.cursor,
             "entered": self._entered,
             "judges": {version: judge.state() for version, judge in self._judges.items()},
+            "sighted": {version: _packed(places) for version, places in self._sighted.items()},
             "recorded": {version: recorded.state() for version, recorded in self._recorded.items()},
         }
         store.keep(_note(self.name), saved, lease=lease)
@@ -159,16 +163,41 @@ class Case:
         if not windows:
             return
         plan = rollout.plan
+        new = self._newcomers(rollout, windows)
         for version in self._judges:
             judge = self._judge(rollout, version)
             # What came before the stage says nothing of how fast requests come in it.
             before = max(self.cursor, int(stage_began(events)) - 1)
-            for tick in self._ticks(rollout, version, windows, events):
+            for counted in self._ticks(rollout, version, windows, events):
+                seen = new.get(int(counted.at_s), {})
+                own, theirs = seen.get(version, (0, 0)), seen.get(plan.stable, (0, 0))
+                tick = counted._replace(canary=counted.canary._replace(identities=own[0]), arrivals=(theirs[1], own[1]))
                 judge.observe(_cleared(tick, events)._replace(seconds=max(1.0, tick.at_s - before)))
                 before = int(tick.at_s)
             if plan.source is None:
                 self._recorded[version].add(windows, judge.settings.criteria, judge.settings.guardrails)
         self.cursor = windows[-1][0]
+
+    def _newcomers(self, rollout: Rollout, windows: Windows) -> dict[int, dict[str, tuple[int, int]]]:
+        """
+        By window and version: identities that are new to the version, and those that are new to all.
+
+        As far as places tell: an identity whose place another has taken is not counted, whichever version it has.
+        """
+        plan = rollout.plan
+        found: dict[int, dict[str, tuple[int, int]]] = {}
+        if plan.source is not None:
+            return found
+        for begin, plain in windows:
+            known: set[int] = set().union(*self._sighted.values())
+            found[begin] = {}
+            for version in (plan.stable, *self._judges):
+                taken = places_of(plain, self.name, version)
+                if taken:
+                    mine = self._sighted.setdefault(version, set())
+                    found[begin][version] = len(taken - mine), len(taken - known)
+                    mine |= taken
+        return found
 
     def _ticks(self, rollout: Rollout, version: str, windows: Windows, events: Sequence[Event]) -> Sequence[Tick]:
         plan = rollout.plan
@@ -210,6 +239,19 @@ def _summary(finding: Finding, run_s: float, now_s: float) -> dict[str, Any]:
     return {"run_s": run_s, "at_s": now_s, "verdict": finding.verdict, "reason": finding.reason, **said}
 
 
+def _packed(places: set[int]) -> str:
+    """Places as hex digits, a bit for each."""
+    bits = bytearray(USERS // 8)
+    for place in places:
+        bits[place >> 3] |= 1 << (place & 7)
+    return bits.hex()
+
+
+def _unpacked(text: str) -> set[int]:
+    bits = bytes.fromhex(text)
+    return {place for place in range(len(bits) * 8) if bits[place >> 3] >> (place & 7) & 1}
+
+
 def _note(name: str) -> str:
     return f"judge:{name}"
 
@@ -225,11 +267,11 @@ def _weight(events: Sequence[Event], at_s: float) -> int:
 
 
 def _cleared(tick: Tick, events: Sequence[Event]) -> Tick:
-    """*tick*, without its new identities where they may have been split by two weights."""
+    """*tick*, without its arrivals where they may have been split by two weights."""
     for event in events:
         is_change = event.before.get("weight_ppm") != event.after.get("weight_ppm")
         if is_change and abs(event.at_s - tick.at_s) <= _BLUR_S:
-            return tick._replace(stable=tick.stable._replace(identities=0), canary=tick.canary._replace(identities=0))
+            return tick._replace(arrivals=(0, 0))
     return tick
 
 

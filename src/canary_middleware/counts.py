@@ -29,6 +29,9 @@ BOUNDS_S: Final = tuple(sorted({*GRID_S, *OTEL_BOUNDS_S}))
 """Upper bounds of the buckets we count in: the log-spaced ones and the standard ones, so that both come out exact."""
 GRID: Final = (*(bisect_left(GRID_S, bound) for bound in BOUNDS_S), len(GRID_S))
 """Index into BOUNDS_S → bucket of ``core.durations``: a standard bound lies within one of those."""
+USERS: Final = 16_384
+"""Places that identities fall into by hash: those taken for the first time count as new identities."""
+LOST_S: Final = 3600.0
 GROUPS: Final = 64
 """Identity groups, by the last six bits of the identity's point."""
 
@@ -186,6 +189,8 @@ class Counts:
         self._lock = threading.Lock()
         self.live: dict[Exchange, None] = {}
         """Requests that have begun and not ended. Each step on it is atomic."""
+        self._sighted: dict[Variant, bytearray] = {}
+        self._newcomers: list[tuple[Variant, int]] = []
 
     def forked(self) -> None:
         """Start from zero: the parent reports what it counted."""
@@ -253,7 +258,35 @@ class Counts:
         if row is None:
             row = table.row(variant)
         if row:
-            _group(row, exchange, index)
+            point = _group(row, exchange, index)
+            if point is not None:
+                self._sight(variant, point)
+
+    def _sight(self, variant: Variant, point: bytes) -> None:
+        """Note an identity that is new to *variant* here; two threads may both note it, which harms nobody."""
+        place = (point[4] << 8 | point[5]) & (USERS - 1)
+        taken = self._sighted.get(variant)
+        if taken is None:
+            taken = self._sighted.setdefault(variant, bytearray(USERS))
+        if not taken[place]:
+            taken[place] = 1
+            self._newcomers.append((variant, place))
+
+    def drop_lost(self, now: float) -> None:
+        """Wait no longer for the end of what has begun an hour before *now*: a server has lost it."""
+        for exchange in [one for one in list(self.live) if now - one.started > LOST_S]:
+            self.live.pop(exchange, None)
+
+    def forget_users(self) -> None:
+        """Note every identity anew: whoever judges may have begun anew, and knows those that it has heard of."""
+        self._sighted = {}
+
+    def newcomers(self) -> list[tuple[Variant, int]]:
+        """(who served it, place) of each identity that is new since the last call."""
+        # Whoever appends meanwhile appends to what is left.
+        found = self._newcomers[:]
+        del self._newcomers[: len(found)]
+        return found
 
     def snapshot(self) -> Snapshot:
         """Everything counted so far; monotone from one call to the next. Takes a lock that no request waits for."""
@@ -290,20 +323,21 @@ def _odd(table: _Table, exchange: Exchange) -> _Key:
     return (variant, exchange.method, exchange.outcome_status, exchange.route, error, exchange.is_aborted)
 
 
-def _group(row: list[int], exchange: Exchange, index: int) -> None:
-    """Count a request, whose duration is in bucket *index* of BOUNDS_S, under its identity's group."""
+def _group(row: list[int], exchange: Exchange, index: int) -> bytes | None:
+    """Count a request, in bucket *index* of BOUNDS_S, under its identity's group; returns the identity's point."""
     odd = exchange.odd
     point = exchange.assignment[2] if odd is None else exchange.decided[2]
     if point is None:
-        return
+        return None
     if odd is not None or exchange.status >= 500:
         if exchange.is_aborted:
-            return
+            return None
         if exchange.is_failed:
             row[GROUPS + (point[-1] & 63)] += 1
     group = point[-1] & 63
     row[group] += 1
     row[2 * GROUPS + group] += GRID[index]
+    return point
 
 
 def _new_cell(table: _Table, key: _Key) -> Cell:

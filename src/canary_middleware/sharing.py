@@ -22,7 +22,7 @@ from .last_known import LastKnownFile
 from .plan_keeper import PlanKeeper
 from .plan_watch import Edits
 from .status import began_s, fleet_counts
-from .ticks import flight_to_plain, groups_to_plain
+from .ticks import flight_to_plain, groups_to_plain, users_to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +43,8 @@ _LOCAL_FIRST: Final = frozenset({"rollback", "emergency"})
 _WANTED: Final = {"pause": "paused", "hold": "holding"}
 GROUPS_EVERY: Final = 3
 """Every so many flushes the identity groups are told of."""
+USERS_EVERY: Final = 300
+"""Every so many flushes all identities are told of again, once each: a rollout may have begun since."""
 _MOST_OWED: Final = 100
 """Lines for the audit trail that a process keeps while the store is away; changes are kept in any case."""
 
@@ -330,8 +332,14 @@ class Sharing:
         snapshot = canary.counts.snapshot()
         fresh = _difference(snapshot.series, self._flushed)
         self._flushed = snapshot.series
+        canary.counts.drop_lost(canary.clock())
         said = self._in_flight.look(list(canary.counts.live), canary.clock())
-        further = {**flight_to_plain(said), **self._fresh_groups(snapshot.groups), **self._fresh_recordings(canary)}
+        further = {
+            **flight_to_plain(said),
+            **users_to_plain(canary.counts.newcomers()),
+            **self._fresh_groups(snapshot.groups),
+            **self._fresh_recordings(canary),
+        }
         return {**to_plain(fresh), **further} or None
 
     def _fresh_recordings(self, canary: Canary) -> dict[str, Any]:
@@ -348,6 +356,9 @@ class Sharing:
     def _fresh_groups(self, now: Mapping[Variant, list[int]]) -> dict[str, Any]:
         """What the identity groups have done since they were last told of; told seldom, for they tell slowly."""
         self._flushes += 1
+        canary = self._canary()
+        if canary is not None and not self._flushes % USERS_EVERY:
+            canary.counts.forget_users()
         if self._flushes % GROUPS_EVERY:
             return {}
         fresh = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .core.durations import BOUNDS_S, BUCKETS, upper_s
 from .core.judge.tick import GROUPS, Group, Side, Tick
 from .core.rollout import RANDOMISED
-from .counts import FOR_THE_JUDGE, GRID
+from .counts import FOR_THE_JUDGE, GRID, USERS
 from .summary import UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _GROUPS: Final = "#groups"
 _FLIGHT: Final = "#flight"
 MOST_ENDPOINTS: Final = 5
 """Endpoints that ``endpoints_of`` names."""
+_USERS: Final = "#users"
 
 
 def groups_to_plain(rows: Mapping[Variant, Sequence[int]]) -> dict[str, Any]:
@@ -48,6 +49,20 @@ def groups_to_plain(rows: Mapping[Variant, Sequence[int]]) -> dict[str, Any]:
 def flight_to_plain(said: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[str, Any]:
     """What ``InFlight.look`` said, as a store keeps it."""
     return {_name(_FLIGHT, rollout, version): dict(numbers) for (rollout, version), numbers in said.items()}
+
+
+def users_to_plain(newcomers: Sequence[tuple[Variant, int]]) -> dict[str, Any]:
+    """The places that new identities took, as a store keeps them: place → a number above 0, merged by adding."""
+    plain: dict[str, Any] = {}
+    for variant, place in newcomers:
+        plain.setdefault(_name(_USERS, variant.rollout, variant.version), {})[str(place)] = 1
+    return plain
+
+
+def places_of(plain: Mapping[str, Any], rollout: str, version: str) -> set[int]:
+    """The places that *version*'s new identities took in a window."""
+    found = _numbers(plain.get(_name(_USERS, rollout, version)))
+    return {int(place) for place in found if place.isdigit() and int(place) < USERS}
 
 
 def _name(*parts: str) -> str:
@@ -75,34 +90,19 @@ def ticks_of(
     found = []
     for begin, plain in windows:
         sides = {stable: _Sum(), canary: _Sum()}
-        try:
-            for name, numbers in plain.items():
+        for name, numbers in plain.items():
+            try:
                 series = _BY_NAME.get(name) or _known(name)
                 if series.rollout == rollout and series.is_compared and series.version in sides:
                     sides[series.version].add(series, numbers)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if complain is not None:
-                complain(f"the counts of second {begin} cannot be read and are left out: {error!r}")
-            continue
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                # One worker's garbage hides nobody else's counts.
+                if complain is not None:
+                    complain(f"counts of second {begin} cannot be read and are left out: {error!r}")
         for version, side in sides.items():
             side.add_judged(plain, rollout, version)
         found.append(Tick(float(begin), weight_at(begin), sides[stable].side(), sides[canary].side()))
     return found
-
-
-class _Named(NamedTuple):
-    """What the name of a series says."""
-
-    rollout: str
-    version: str
-    is_compared: bool
-    is_failed: bool
-    is_unavailable: bool
-
-
-# A fleet sends the same few hundred names every second.
-_BY_NAME: Final[dict[str, _Named]] = {}
-_MOST_NAMES: Final = 10_000
 
 
 class Endpoint(NamedTuple):
@@ -154,6 +154,21 @@ def _endpoint(route: str, found: _Sum) -> Endpoint:
         if seen >= 0.95 * side.requests:
             return Endpoint(route, side.requests, side.failures, min(upper_s(index), BOUNDS_S[-1]))
     return Endpoint(route, 0, 0, 0.0)
+
+
+class _Named(NamedTuple):
+    """What the name of a series says."""
+
+    rollout: str
+    version: str
+    is_compared: bool
+    is_failed: bool
+    is_unavailable: bool
+
+
+# A fleet sends the same few hundred names every second.
+_BY_NAME: Final[dict[str, _Named]] = {}
+_MOST_NAMES: Final = 10_000
 
 
 def _known(name: str) -> _Named:

@@ -151,7 +151,7 @@ def rollouts(draw: st.DrawFn) -> dict[str, Any]:
         "criteria": {
             "error_rate": {"max": draw(rates), "action": draw(st.sampled_from(["rollback", "pause", "warn"]))},
             "p99": {"max": duration_text(draw(durations)), "max_ratio": draw(st.floats(1, 10))},
-            "min_identities": draw(st.integers(0, 10**6)),
+            "min_identities": draw(st.integers(0, 10_000)),
         },
         "segments": draw(st.lists(st.sampled_from(segments), unique_by=lambda segment: str(segment["name"]))),
         "overrides": {"cookie": draw(st.sampled_from(["c", False])), "users": {"v1": draw(st.lists(names))}},
@@ -501,3 +501,9 @@ def test_durations_have_units(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(("value", "size"), [(5, 5), ("64KiB", 65_536), ("1MiB", 1_048_576), ("10 B", 10), ("7", 7)])
 def test_sizes_have_units(value: int | str, size: int) -> None:
     assert parse_size(value, "x") == size
+
+
+def test_more_identities_than_can_be_told_apart_are_refused() -> None:
+    with pytest.raises(ConfigError, match="min_identities"):
+        parse({"rollout": {"shop": {"stages": [10], "criteria": {"min_identities": 10_001}}}})
+    assert parse({"rollout": {"shop": {"criteria": {"min_identities": 10_000}}}})

@@ -44,6 +44,8 @@ Action = Literal["rollback", "pause", "warn"]
 _NAME_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _QUANTILES: Final = ("p50", "p95", "p99")
 _ALL: Final = BUCKETS
+MOST_IDENTITIES: Final = 10_000
+"""Identities fall into 16,384 places by hash; so many can be asked for."""
 
 
 class RolloutFields(TypedDict, total=False):
@@ -402,14 +404,22 @@ def _rollout(name: str, reader: Reader, *, is_only: bool) -> RolloutPlan:
         end_of_life=reader.table("end_of_life", _end_of_life),
         source=reader.table("source", _source),
     )
-    if plan.source is not None and any(
-        limit.metric.startswith("custom.") for limit in (*criteria.limits, *guardrails.limits)
-    ):
-        reader.problem("source", plan.source.prometheus, "cannot be with custom limits, which are counted in the store")
+    _check_source(reader, plan)
     if plan.hash == "md5-100":
         _check_whole_percents(reader, plan)
     reader.finish()
     return plan
+
+
+def _check_source(reader: Reader, plan: RolloutPlan) -> None:
+    """Refuse what a source cannot tell."""
+    if plan.source is None:
+        return
+    every = [plan.criteria, plan.guardrails, *(stage.criteria for stage in plan.stages if stage.criteria is not None)]
+    if any(limit.metric.startswith("custom.") for one in every for limit in one.limits):
+        reader.problem("source", plan.source.prometheus, "cannot be with custom limits, which are counted in the store")
+    if any(one.min_identities for one in every):
+        reader.problem("source", plan.source.prometheus, "cannot be with min_identities, which only the store can tell")
 
 
 def _check_whole_percents(reader: Reader, plan: RolloutPlan) -> None:
@@ -571,11 +581,10 @@ def _read_criteria(reader: Reader, metrics: Sequence[str]) -> Criteria:
             if child is not None:
                 found.append(_criterion(child, f"custom.{name}", ("max", "min", "max_increase", "max_ratio")))
         custom.finish()
-    return Criteria(
-        limits=tuple(found),
-        min_requests=reader.integer("min_requests", 0),
-        min_identities=reader.integer("min_identities", 0),
-    )
+    identities = reader.integer("min_identities", 0)
+    if identities > MOST_IDENTITIES:
+        reader.problem("min_identities", identities, f"must be {MOST_IDENTITIES} at most: more are not told apart")
+    return Criteria(limits=tuple(found), min_requests=reader.integer("min_requests", 0), min_identities=identities)
 
 
 def _criterion(reader: Reader, metric: str, kinds: Sequence[str]) -> Criterion:

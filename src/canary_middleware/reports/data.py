@@ -119,7 +119,7 @@ def _decision(events: Sequence[Event], now: float) -> dict[str, Any] | None:
 def _side(plain: Mapping[str, Any]) -> dict[str, Any]:
     counts = [plain.get(key, 0) for key in ("requests", "failures", "unavailable")]
     durations = plain.get("durations", {})
-    totals = Totals({"counts": [*counts, 0], "durations": durations})
+    totals = Totals({"counts": counts, "durations": durations})
     low, high = interval(totals.requests, totals.failures)
     return {
         "requests": totals.requests,

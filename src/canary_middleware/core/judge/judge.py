@@ -112,6 +112,8 @@ class Judge:
         self.at_s: float | None = saved.get("at_s")
         self.seconds = float(saved.get("seconds", 0.0))
         self.seen = int(saved.get("seen", 0))
+        self.identities = int(saved.get("identities", 0))
+        """Identities that the canary has served in the whole run."""
         self.stable, self.canary = Totals(saved.get("stable")), Totals(saved.get("canary"))
         self.comparison = Comparison(saved.get("comparison"))
         self.safety = Safety(margins_of(settings.criteria), saved.get("safety"))
@@ -194,7 +196,9 @@ class Judge:
             watched.canary.add(bad_of(criterion, canary), canary.requests, self._phi(criterion), kept)
             watched.stable.add(bad_of(criterion, stable), stable.requests, self._phi(criterion), kept)
         self._note_firing(tick.at_s)
-        self.balance.add(canary.identities, stable.identities, tick.weight_ppm, kept)
+        self.identities += canary.identities
+        new_stable, new_canary = tick.arrivals or (stable.identities, canary.identities)
+        self.balance.add(new_canary, new_stable, tick.weight_ppm, kept)
         self.interference.add(stable)
         self._compare(tick)
 
@@ -259,6 +263,7 @@ class Judge:
             "at_s": self.at_s,
             "seconds": self.seconds,
             "seen": self.seen,
+            "identities": self.identities,
             "stable": self.stable.state(),
             "canary": self.canary.state(),
             "comparison": self.comparison.state(),

@@ -36,7 +36,7 @@ class Side(NamedTuple):
         unavailable: those failures that were no answer: 502, 503, 504, a time-out, an exception.
         durations: bucket of ``core.durations`` → requests; adds up to *requests*.
         groups: identity group 0 … 63 → Group. May be empty, or cover other seconds than the rest.
-        identities: identities seen for the first time, as far as they are counted.
+        identities: identities that this version had not served before, as far as they are counted.
     """
 
     requests: int = 0
@@ -74,6 +74,8 @@ class Tick(NamedTuple):
         weight_ppm: share of identities on the canary meanwhile.
         stable, canary: what each version did in it.
         seconds: how long it is.
+        arrivals: identities that no version had served before, by the version that did: of stable, of the canary. None
+            where that is not known; then each version's own are taken for them.
     """
 
     at_s: float
@@ -81,6 +83,7 @@ class Tick(NamedTuple):
     stable: Side
     canary: Side
     seconds: float = 1.0
+    arrivals: tuple[int, int] | None = None
 
 
 def to_plain(tick: Tick) -> dict[str, Any]:

@@ -22,14 +22,13 @@ class Totals:
         state: to go on from.
     """
 
-    __slots__ = ("durations", "failures", "identities", "requests", "unavailable")
+    __slots__ = ("durations", "failures", "requests", "unavailable")
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self.requests = self.failures = self.unavailable = 0
-        self.identities = 0.0
         self.durations: dict[int, int] = {}
         if state is not None:
-            self.requests, self.failures, self.unavailable, self.identities = state["counts"]
+            self.requests, self.failures, self.unavailable = state["counts"]
             self.durations = {int(index): n for index, n in state["durations"].items()}
 
     def add(self, side: Side) -> None:
@@ -37,7 +36,6 @@ class Totals:
         self.requests += side.requests
         self.failures += side.failures
         self.unavailable += side.unavailable
-        self.identities += side.identities
         durations = self.durations
         for index, n in side.durations.items():
             durations[index] = durations.get(index, 0) + n
@@ -64,6 +62,6 @@ class Totals:
     def state(self) -> dict[str, Any]:
         """What another goes on from."""
         return {
-            "counts": [self.requests, self.failures, self.unavailable, self.identities],
+            "counts": [self.requests, self.failures, self.unavailable],
             "durations": {str(index): n for index, n in self.durations.items()},
         }

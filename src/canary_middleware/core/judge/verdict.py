@@ -184,8 +184,8 @@ def _too_few(judge: Judge) -> Iterator[str]:
     if canary.requests < criteria.min_requests:
         left = criteria.min_requests - canary.requests
         yield f"{left:,} more canary requests for min_requests = {criteria.min_requests:,}{_in_time(judge, left)}"
-    if canary.identities < criteria.min_identities:
-        left = ceil(criteria.min_identities - canary.identities)
+    if judge.identities < criteria.min_identities:
+        left = criteria.min_identities - judge.identities
         yield f"{left:,} more canary users for min_identities = {criteria.min_identities:,}"
 
 
