@@ -355,6 +355,24 @@ def test_a_figure_of_the_app_s_own_holds_or_rolls_back(canary_mean: float, ends:
         assert "custom.cart_value min 10 does not hold" in world.store.history("checkout", 1)[0].reason
 
 
+def test_sixty_four_workers_with_fifty_thousand_requests_a_second_are_judged_like_one() -> None:
+    world = World(Traffic(rps=50_000 // 64), stages=[10, 50, 100], duration="10s")
+    world.start()
+    for second in range(15):
+        for n in range(64):
+            world.store.add_counts(
+                f"w{n}", second, int(world.now_s), world.traffic.counts(world.rollout.effective_ppm, 1)
+            )
+        world.now_s += 1
+        world.controller.round()
+    judged = world.store.kept("judge:checkout")
+
+    assert world.rollout.stage == 1
+    assert world.complaints == []
+    assert judged is not None
+    assert judged["judges"]["v2"]["seen"] > 64 * 781 * 0.1 * 9
+
+
 def test_another_takes_over_when_the_leader_dies_and_goes_on_where_it_was() -> None:
     world = World(Traffic(rps=200), stages=[10, 50], duration="1h")
     world.start()
