@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary, by_header, open_store
+from canary_middleware.core.exchange import Failure
 from canary_middleware.core.judge.tick import Group
 from canary_middleware.counts import GRID, from_plain
 from canary_middleware.inflight import LATE_S, TIMEOUT_S, InFlight
@@ -45,9 +46,16 @@ def clock() -> Clock:
     return Clock()
 
 
+def judged(clock: Clock, **fields: Any) -> Canary:
+    """A Canary that counts for a judge, without a store."""
+    found = Canary("shop", key=[by_header("x-user-id")], weight=50, clock=clock, **fields)
+    found.counts.is_judged = True
+    return found
+
+
 @pytest.fixture
 def canary(clock: Clock) -> Canary:
-    return Canary("shop", key=[by_header("x-user-id")], weight=50, clock=clock)
+    return judged(clock)
 
 
 def begin(canary: Canary, user: str) -> Exchange:
@@ -120,7 +128,7 @@ def test_groups_are_exact_under_threads(canary: Canary) -> None:
 
 
 def test_only_what_the_hash_assigned_has_groups() -> None:
-    canary = Canary("shop", key=[by_header("x-user-id")], weight=50, overrides={"users": {"v2": ["qa"]}})
+    canary = judged(Clock(), overrides={"users": {"v2": ["qa"]}})
     serve(canary, "qa")
 
     assert canary.counts.snapshot().groups == {}
@@ -152,7 +160,7 @@ def test_a_request_that_hangs_is_slow_at_two_seconds_failed_at_thirty_and_taken_
 
 
 def test_streams_websockets_and_forced_requests_do_not_hang(clock: Clock) -> None:
-    canary = Canary("shop", key=[by_header("x-user-id")], weight=50, clock=clock, overrides={"users": {"v2": ["qa"]}})
+    canary = judged(clock, overrides={"users": {"v2": ["qa"]}})
     stream, socket, forced = begin(canary, "a"), begin(canary, "b"), begin(canary, "qa")
     stream.status = 200
     socket.method = "WEBSOCKET"
@@ -299,3 +307,35 @@ def test_what_never_ends_is_dropped_after_an_hour(canary: Canary, clock: Clock) 
     clock.now += 2
     canary.counts.drop_lost(clock())
     assert canary.counts.live == {}
+
+
+def test_without_a_store_nothing_is_counted_for_a_judge(clock: Clock) -> None:
+    canary = Canary("shop", key=[by_header("x-user-id")], weight=50, clock=clock)
+    serve(canary, "ada")
+    begin(canary, "ben")
+
+    assert canary.counts.live == {}
+    assert canary.counts.newcomers() == []
+    assert canary.counts.snapshot().groups == {}
+
+
+def test_a_request_that_stable_answered_is_the_canary_s_failure_in_its_group(clock: Clock) -> None:
+    canary = judged(clock)
+    user = next(f"u{n}" for n in range(100) if canary.is_canary(f"u{n}"))
+    exchange = begin(canary, user)
+    exchange.fall_back(Failure(500, "500"))
+    exchange.status = 200
+    exchange.finish()
+    ((variant, row),) = canary.counts.snapshot().groups.items()
+
+    assert variant.version == "v2"
+    assert (sum(row[:64]), sum(row[64:128])) == (1, 1)
+
+
+def test_a_fork_begins_without_what_its_parent_counted_for_the_judge(canary: Canary) -> None:
+    serve(canary, "ada")
+    begin(canary, "ben")
+    canary.counts.forked()
+
+    assert (canary.counts.live, canary.counts.newcomers(), canary.counts.snapshot().groups) == ({}, [], {})
+    assert canary.counts.is_judged

@@ -32,6 +32,7 @@ GRID: Final = (*(bisect_left(GRID_S, bound) for bound in BOUNDS_S), len(GRID_S))
 USERS: Final = 16_384
 """Places that identities fall into by hash: those taken for the first time count as new identities."""
 LOST_S: Final = 3600.0
+_PLACES: Final = USERS - 1
 GROUPS: Final = 64
 """Identity groups, by the last six bits of the identity's point."""
 
@@ -176,9 +177,16 @@ class Snapshot(NamedTuple):
 
 
 class Counts:
-    """The counts of one process; a fork starts from zero."""
+    """
+    The counts of one process; a fork starts from zero.
+
+    Attributes:
+        is_judged: whether a judge will ask for identity groups, places and requests in flight; without a store none
+            does.
+    """
 
     def __init__(self) -> None:
+        self.is_judged = False
         self._reset()
 
     def _reset(self) -> None:
@@ -217,8 +225,8 @@ class Counts:
             live.remove(entry)
 
     def begin(self, variant: Variant, exchange: Exchange | None = None) -> None:
-        """One request was assigned."""
-        if exchange is not None:
+        """One request was assigned; *exchange* is what will end."""
+        if self.is_judged and exchange is not None:
             self.live[exchange] = None
         try:
             begun = self._local.table.begun
@@ -231,7 +239,6 @@ class Counts:
 
     def end(self, exchange: Exchange) -> None:
         """One request ended; reads the exchange's outcome."""
-        self.live.pop(exchange, None)
         try:
             table: _Table = self._local.table
         except AttributeError:
@@ -253,22 +260,35 @@ class Counts:
             cell.buckets[index] += 1
         except KeyError:
             cell.buckets[index] = 1
+        if self.is_judged:
+            self._note(table, exchange, index)
+
+    def _note(self, table: _Table, exchange: Exchange, index: int) -> None:
+        """What only a judge asks for: identity group and place of a request whose duration is in bucket *index*."""
+        self.live.pop(exchange, None)
         variant = exchange.variant
         row = table.groups.get(variant)
         if row is None:
             row = table.row(variant)
-        if row:
-            point = _group(row, exchange, index)
-            if point is not None:
-                self._sight(variant, point)
-
-    def _sight(self, variant: Variant, point: bytes) -> None:
-        """Note an identity that is new to *variant* here; two threads may both note it, which harms nobody."""
-        place = (point[4] << 8 | point[5]) & (USERS - 1)
+        if not row:
+            return
+        if exchange.odd is None and exchange.status < 500:
+            point = exchange.assignment[2]
+        else:
+            point = None if exchange.is_aborted else exchange.decided[2]
+            if point is not None and exchange.is_failed:
+                row[GROUPS + (point[7] & 63)] += 1
+        if point is None:
+            return
+        group = point[7] & 63
+        row[group] += 1
+        row[2 * GROUPS + group] += GRID[index]
+        place = (point[4] << 8 | point[5]) & _PLACES
         taken = self._sighted.get(variant)
         if taken is None:
             taken = self._sighted.setdefault(variant, bytearray(USERS))
         if not taken[place]:
+            # Two threads may both note it, which harms nobody.
             taken[place] = 1
             self._newcomers.append((variant, place))
 
@@ -321,23 +341,6 @@ def _odd(table: _Table, exchange: Exchange) -> _Key:
         return (variant, exchange.method, exchange.status, exchange.route)
     error = None if exchange.is_aborted else exchange.outcome_error
     return (variant, exchange.method, exchange.outcome_status, exchange.route, error, exchange.is_aborted)
-
-
-def _group(row: list[int], exchange: Exchange, index: int) -> bytes | None:
-    """Count a request, in bucket *index* of BOUNDS_S, under its identity's group; returns the identity's point."""
-    odd = exchange.odd
-    point = exchange.assignment[2] if odd is None else exchange.decided[2]
-    if point is None:
-        return None
-    if odd is not None or exchange.status >= 500:
-        if exchange.is_aborted:
-            return None
-        if exchange.is_failed:
-            row[GROUPS + (point[-1] & 63)] += 1
-    group = point[-1] & 63
-    row[group] += 1
-    row[2 * GROUPS + group] += GRID[index]
-    return point
 
 
 def _new_cell(table: _Table, key: _Key) -> Cell:

@@ -70,6 +70,7 @@ class Sharing:
 
     def __init__(self, canary: Canary, store: Store, file: PlanFile | None = None, *, decides: bool = True) -> None:
         self._canary = ref(canary)
+        canary.counts.is_judged = True
         self._decides = decides
         self._controller: ControllerThread | None = None
         self.store = store

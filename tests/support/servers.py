@@ -342,4 +342,7 @@ def _no_control_socket() -> tuple[str, ...]:
 
 def _is_helper(pid: str) -> bool:
     # uvicorn's workers are spawned by multiprocessing, which keeps a resource tracker beside them.
-    return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # gone since it was listed: no worker either

@@ -37,7 +37,7 @@ class Past:
         self._unit = 1.0
         self._sums: list[float] | None = None
         if state is not None:
-            self._failed = state["failed"]
+            self._failed, self._unit = state["failed"], state["unit"]
             for index, weight in state["durations"].items():
                 self._weights[int(index)] = weight
 
@@ -82,5 +82,5 @@ class Past:
 
     def state(self) -> dict[str, Any]:
         """What another goes on from."""
-        weights = {str(index): weight / self._unit for index, weight in enumerate(self._weights) if weight}
-        return {"durations": weights, "failed": self._failed / self._unit}
+        weights = {str(index): weight for index, weight in enumerate(self._weights) if weight}
+        return {"durations": weights, "failed": self._failed, "unit": self._unit}
