@@ -171,6 +171,18 @@ def test_nothing_moves_after_a_rollback_until_a_person_retries_and_then_it_begin
     assert world.trail()[-4:] == ["retry", "advance", "advance", "complete"]
 
 
+def test_what_a_canary_did_before_a_retry_is_not_held_against_the_mended_one() -> None:
+    world = World(Traffic(canary=0.3), stages=[10, 50], duration="5m")
+    world.start()
+    world.run(60, until="rolled_back")
+    world.traffic.canary = 0.002
+    world.change("retry", transitions.retry)
+    world.run(120)
+
+    assert world.trail()[-1] == "retry"
+    assert world.rollout.phase == "progressing"
+
+
 def test_a_canary_that_turns_bad_after_a_good_hour_is_found_as_fast() -> None:
     world = World(stages=[10, 50], duration="2h")
     world.start()

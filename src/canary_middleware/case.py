@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .core.bucketing import BUCKETS
-from .core.judge import Judge, settings_of
+from .core.judge import Judge, Side, Tick, settings_of
 from .core.progress import Finding, stage_began
 from .counts import USERS
 from .custom_limits import Recorded
@@ -23,7 +23,6 @@ from .ticks import places_of, ticks_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .core.judge import Tick
     from .core.ports import Store
     from .core.records import Event, Lease
     from .core.rollout import Rollout
@@ -172,6 +171,9 @@ class Case:
                 seen = new.get(int(counted.at_s), {})
                 own, theirs = seen.get(version, (0, 0)), seen.get(plan.stable, (0, 0))
                 tick = counted._replace(canary=counted.canary._replace(identities=own[0]), arrivals=(theirs[1], own[1]))
+                if tick.at_s < self._run_s:
+                    # What a canary did before a retry is no evidence against this one; stable's past is welcome.
+                    tick = Tick(tick.at_s, 0, tick.stable, Side(), arrivals=(0, 0))
                 judge.observe(_cleared(tick, events)._replace(seconds=max(1.0, tick.at_s - before)))
                 before = int(tick.at_s)
             if plan.source is None:

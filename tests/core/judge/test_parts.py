@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from math import inf, nan
 from typing import Any
 
@@ -220,6 +221,19 @@ def test_a_split_that_is_not_the_weight_s_is_found_and_a_right_one_is_not() -> N
     assert wrong.is_off
     assert (wrong.canary, wrong.expected, wrong.seen) == (600, pytest.approx(300), 3000)
     assert Balance(json.loads(json.dumps(wrong.state()))).is_off
+
+
+def test_a_split_that_is_mended_is_forgiven_once_hardly_anything_speaks_against_it() -> None:
+    balance = Balance()
+    said = []
+    for n in range(3000):
+        balance.add(*((3, 7) if n < 60 else (1, 9)), 100_000, reserve(n))
+        said.append(balance.is_off)
+
+    assert said[59]
+    assert not said[-1]
+    # On once, off once: nothing flaps.
+    assert sum(before != after for before, after in pairwise(said)) == 2
 
 
 @pytest.mark.parametrize(("weight", "canary"), [(0, 5), (1_000_000, 5), (500_000, 0)])

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ALPHA: Final = 0.001
+_OVER: Final = 20.0
+_MOST: Final = 1e4
 _ODDS: Final = (0.5, 0.8, 1.25, 2.0)
 
 
@@ -25,11 +27,13 @@ class Balance:
         state: to go on from.
     """
 
-    __slots__ = ("_onset", "canary", "expected", "seen")
+    __slots__ = ("_onset", "canary", "expected", "is_off", "seen")
 
     def __init__(self, state: Sequence[float] | None = None) -> None:
-        self.canary, self.expected, self.seen = (0.0, 0.0, 0.0) if state is None else state[:3]
-        self._onset = Onset(len(_ODDS), None if state is None else state[3:])
+        self.canary, self.expected, self.seen, is_off = (0.0, 0.0, 0.0, 0.0) if state is None else state[:4]
+        self.is_off = bool(is_off)
+        """Whether the split is not what it should be, 999 to 1; until hardly anything speaks for it any more."""
+        self._onset = Onset(len(_ODDS), None if state is None else state[4:], most=_MOST)
 
     def add(self, canary: float, stable: float, weight_ppm: int, kept: float) -> None:
         """Take in identities that were new in a tick, of which the canary was due *weight_ppm*."""
@@ -43,18 +47,14 @@ class Balance:
         for odds in _ODDS:
             bet = odds * share / (1.0 - share + odds * share)
             logs.append(canary * log(bet / share) + stable * log((1.0 - bet) / (1.0 - share)))
-        self._onset.bet(logs, kept)
+        evidence = self._onset.bet(logs, kept)
+        self.is_off = evidence >= 1.0 / ALPHA or (self.is_off and evidence >= _OVER)
 
     @property
     def evidence(self) -> float:
         """The e-value at present."""
         return self._onset.evidence
 
-    @property
-    def is_off(self) -> bool:
-        """Whether the split is not what it should be, 999 to 1."""
-        return self.evidence >= 1.0 / ALPHA
-
     def state(self) -> list[float]:
         """What another goes on from."""
-        return [self.canary, self.expected, self.seen, *self._onset.state()]
+        return [self.canary, self.expected, self.seen, float(self.is_off), *self._onset.state()]

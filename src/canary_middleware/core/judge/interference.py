@@ -24,6 +24,7 @@ BUCKETS_ABOVE: Final = 17
 """Buckets that are 50 % slower: 1.1^(17/4) = 1.499."""
 LEAST: Final = 300.0
 """Requests of stable before the rollout that its own past must hold."""
+_OVER: Final = 20.0
 _LEAST_IN_TICK: Final = 20
 _SLOW_TICKS: Final = 0.05  # ticks that may have a median so high by bad luck
 
@@ -36,12 +37,14 @@ class Interference:
         state: to go on from.
     """
 
-    __slots__ = ("_before", "_limit", "_seen")
+    __slots__ = ("_before", "_limit", "_seen", "is_felt")
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self._before = Past(None if state is None else state["before"])
         self._limit = Limit(_SLOW_TICKS, None if state is None else state["limit"])
         self._seen = 0.0 if state is None else float(state["seen"])
+        self.is_felt = state is not None and bool(state["is_felt"])
+        """Whether stable is slower than it was, 999 to 1; until hardly anything speaks for it any more."""
 
     def before(self, stable: Side) -> None:
         """What stable did while nobody had the canary."""
@@ -53,7 +56,8 @@ class Interference:
             return
         cut = self._before.quantile(0.5) + BUCKETS_ABOVE
         slow = sum(n for index, n in stable.durations.items() if index > cut)
-        self._limit.add(int(2 * slow >= stable.requests), 1, 1.0, reserve(self._seen))
+        evidence = self._limit.add(int(2 * slow >= stable.requests), 1, 1.0, reserve(self._seen))
+        self.is_felt = evidence >= 1.0 / ALPHA or (self.is_felt and evidence >= _OVER)
         self._seen += 1.0
 
     @property
@@ -62,15 +66,15 @@ class Interference:
         return self._limit.evidence
 
     @property
-    def is_felt(self) -> bool:
-        """Whether stable is slower than it was, 999 to 1."""
-        return self.evidence >= 1.0 / ALPHA
-
-    @property
     def median_before_s(self) -> float:
         """What half of stable's requests stayed below before the rollout, in seconds."""
         return upper_s(self._before.quantile(0.5))
 
     def state(self) -> dict[str, Any]:
         """What another goes on from."""
-        return {"before": self._before.state(), "limit": self._limit.state(), "seen": self._seen}
+        return {
+            "before": self._before.state(),
+            "limit": self._limit.state(),
+            "seen": self._seen,
+            "is_felt": self.is_felt,
+        }
