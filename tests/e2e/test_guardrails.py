@@ -35,6 +35,7 @@ USERS: Final = 1_000
 FRONTS: Final = {
     "wsgi": (f"{APP}:wsgi_app", "/"),
     "flask": (f"{APP}:flask_app", "/"),
+    "flask-redis": (f"{APP}:flask_app", "/"),
     "django-sync": (f"{APP}_django:wsgi_app", "/"),
     "asgi": (f"{APP}:asgi_app", "/"),
     "fastapi": (f"{APP}:fastapi_app", "/"),
@@ -84,7 +85,7 @@ def store_for(name: str, tmp_path: Path) -> Iterator[tuple[str, int]]:
         yield f"sqlite:///{tmp_path}/canary.db", 4
     else:
         with RedisServer() as redis:
-            yield redis.url, 2
+            yield redis.url, 4 if name == "flask-redis" else 2
 
 
 @pytest.mark.parametrize("name", FRONTS)
