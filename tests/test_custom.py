@@ -570,11 +570,13 @@ def test_only_names_that_the_plan_asks_for_are_kept(fleet: Fleet) -> None:
     assert recorded.state() == {}
 
 
-def test_a_window_that_cannot_be_read_is_passed_over(fleet: Fleet) -> None:
+def test_a_series_that_cannot_be_read_is_passed_over_and_hides_no_recording(fleet: Fleet) -> None:
     before = fleet.only({"max": 12})
-    fleet.windows.append((99, {'["shop"': {"s": 1}, '["#custom","shop","v2","cart"]': {"n": 1, "sum": 1, "sq": 1}}))
-
+    fleet.windows.append((99, {'["shop"': {"s": 1}}))
     assert fleet.only({"max": 12}) == before
+
+    fleet.windows.append((100, {'["shop"': {"s": 1}, '["#custom","shop","v2","cart"]': {"n": 1, "sum": 1, "sq": 1}}))
+    assert fleet.only({"max": 12})["value"] < before["value"]
 
 
 def test_the_interval_is_that_of_the_paper() -> None:

@@ -172,7 +172,6 @@ class Recorded:
         if not names:
             return
         stable, canary = self._versions
-        # Windows that cannot be read are left out by both: their recordings stand under requests that are not there.
         for window in windows:
             for tick in ticks_of([window], self._rollout, stable, canary, lambda _: 0):
                 for name in names:
