@@ -27,7 +27,7 @@ else
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=90
 	@echo "The decisions (core) are covered completely:"
-	$(BIN)/python -m coverage report --include='*/canary_middleware/core/*' --fail-under=100
+	$(BIN)/python -m coverage report --include='*/canary_middleware/_core/*' --fail-under=100
 endif
 
 coverage:

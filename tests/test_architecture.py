@@ -105,24 +105,24 @@ def violations(paths: list[Path], forbidden: Callable[[str, Import], bool]) -> l
 def test_the_core_imports_the_standard_library_itself_and_errors_only() -> None:
     def foreign(importer: str, one: Import) -> bool:
         if within(one.module, PACKAGE):
-            return not within(one.module, f"{PACKAGE}.core", f"{PACKAGE}.errors") and one.module != PACKAGE
+            return not within(one.module, f"{PACKAGE}._core", f"{PACKAGE}.errors") and one.module != PACKAGE
         return one.module.partition(".")[0] not in sys.stdlib_module_names
 
-    assert files(under="core")
-    assert violations(files(under="core"), foreign) == []
+    assert files(under="_core")
+    assert violations(files(under="_core"), foreign) == []
 
 
 def test_the_core_has_no_clock_thread_log_randomness_or_socket() -> None:
     def impure(importer: str, one: Import) -> bool:
         return within(one.module, *FORBIDDEN_IN_CORE)
 
-    assert violations(files(under="core"), impure) == []
+    assert violations(files(under="_core"), impure) == []
 
 
 def test_the_core_reads_no_environment_and_opens_no_file() -> None:
     found = [
         f"{path.relative_to(SRC)}:{node.lineno} {ast.unparse(node)}"
-        for path in files(under="core")
+        for path in files(under="_core")
         for node in ast.walk(ast.parse(path.read_text()))
         if (isinstance(node, ast.Attribute) and node.attr in ENVIRONMENT)
         or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS)
@@ -224,13 +224,13 @@ print(*sorted(set(sys.modules) - before), sep="\\n")
     [
         ("import os.path", {"os.path"}),
         ("from ..errors import ConfigError", {f"{PACKAGE}.errors", f"{PACKAGE}.errors.ConfigError"}),
-        ("from . import bucketing", {f"{PACKAGE}.core", f"{PACKAGE}.core.bucketing"}),
+        ("from . import bucketing", {f"{PACKAGE}._core", f"{PACKAGE}._core.bucketing"}),
         ("from .. import stores", {PACKAGE, f"{PACKAGE}.stores"}),
         ("def f():\n    import threading", {"threading"}),
     ],
 )
 def test_every_form_of_import_is_seen(source: str, expected: set[str]) -> None:
-    found = imports_of(source, f"{PACKAGE}.core.plan", is_package=False)
+    found = imports_of(source, f"{PACKAGE}._core.plan", is_package=False)
 
     assert {one.module for one in found} == expected
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.bodies import SPOOL_BYTES, Recording, Replay, Tape
+from canary_middleware._serving.bodies import SPOOL_BYTES, Recording, Replay, Tape
 
 
 def recorded(*pieces: bytes, cap: int = 10_000_000) -> Tape:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan import parse
-from canary_middleware.core.rollout import Rollout
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.schema import parse
 from canary_middleware.errors import ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
+from canary_middleware.stores.changes import Control
 from tests.support.fake_store import FakeStore
 
 if TYPE_CHECKING:
-    from canary_middleware.core.ports import Store
+    from canary_middleware._core.ports import Store
 
 
 def a_rollout(name: str = "checkout", **fields: object) -> Rollout:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware.case import Case
-from canary_middleware.control import Control
-from canary_middleware.controller import CLOSED_S, LEASE, Controller, ControllerThread
-from canary_middleware.core import transitions
-from canary_middleware.core.durations import bucket
-from canary_middleware.core.plan import parse
-from canary_middleware.core.records import Worker
-from canary_middleware.core.rollout import Rollout
-from canary_middleware.counts import BOUNDS_S
+from canary_middleware._control.controller import CLOSED_S, LEASE, Controller, ControllerThread
+from canary_middleware._control.docket import Case
+from canary_middleware._control.people import keep, report_of
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.records import Worker
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.durations import bucket
+from canary_middleware._core.plan.schema import parse
+from canary_middleware._serving.counts import BOUNDS_S
 from canary_middleware.errors import StoreUnavailable
-from canary_middleware.human import keep, report_of
+from canary_middleware.stores.changes import Control
 from canary_middleware.stores.memory import MemoryStore
 
 from .support.wait import eventually
@@ -608,7 +608,7 @@ def test_a_case_of_another_run_is_begun_anew() -> None:
 
 
 def test_the_grid_of_the_judge_holds_the_buckets_of_the_counts() -> None:
-    from canary_middleware.ticks import ticks_of
+    from canary_middleware._control.ticks import ticks_of
 
     plain = {json.dumps(["checkout", "v2", "canary", "weight", "GET", 200, "/", None, False]): {"s": 1.0, "100": 2}}
     (tick,) = ticks_of([(5, plain)], "checkout", "v1", "v2", lambda at: 100_000)

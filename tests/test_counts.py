@@ -15,10 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware import counts as counting
-from canary_middleware.core.exchange import Exchange, Failure
-from canary_middleware.core.rollout import Assignment, Variant, Variants
-from canary_middleware.counts import BOUNDS_S, MAX_SETS, OTEL_BOUNDS_S, OVERFLOW, Cell, Counts, Series, Snapshot
+from canary_middleware._core.exchange import Exchange, Failure
+from canary_middleware._core.lifecycle.rollout import Assignment, Variant, Variants
+from canary_middleware._serving import counts as counting
+from canary_middleware._serving.counts import (
+    BOUNDS_S,
+    MAX_SETS,
+    OTEL_BOUNDS_S,
+    OVERFLOW,
+    Cell,
+    Counts,
+    Series,
+    Snapshot,
+)
 from tests.support.wait import eventually
 
 if TYPE_CHECKING:

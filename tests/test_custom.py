@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary, by_header, open_store
-from canary_middleware.core.exchange import active
-from canary_middleware.core.plan import Criteria, parse
-from canary_middleware.counts import from_plain, merge_plain
-from canary_middleware.custom import MOST_NAMES, Moments, Recordings, custom_of, custom_to_plain, difference
-from canary_middleware.custom_limits import LEAST, Recorded, custom_findings, radius
+from canary_middleware._control.recording_limits import LEAST, Recorded, custom_findings, radius
+from canary_middleware._core.exchange import active
+from canary_middleware._core.plan.schema import Criteria, parse
+from canary_middleware._serving.counts import from_plain, merge_plain
+from canary_middleware._serving.recordings import (
+    MOST_NAMES,
+    Moments,
+    Recordings,
+    custom_of,
+    custom_to_plain,
+    difference,
+)
 from canary_middleware.testing import force
 from tests.contract.behaviour import Call, Reply, raises
 from tests.contract.drivers import DRIVERS, Driver
@@ -31,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from canary_middleware.core.exchange import Exchange
-    from canary_middleware.further import Test
+    from canary_middleware._control.findings import Test
+    from canary_middleware._core.exchange import Exchange
 
 
 def made(weight: float = 50, **fields: Any) -> Canary:

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan import parse
-from canary_middleware.core.plan_change import fingerprint
-from canary_middleware.core.rollout import Rollout
-from canary_middleware.export import export_document
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.changes import fingerprint
+from canary_middleware._core.plan.schema import parse
+from canary_middleware._views.export import export_document
+from canary_middleware.stores.changes import Control
 from tests.support.fake_store import FakeStore
 
 FIELDS = {"stages": [10, {"weight": 50, "approve": True}, 100], "duration": "30m", "key": ["header:x-user"]}

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan import parse
-from canary_middleware.core.records import from_record, to_record
-from canary_middleware.core.rollout import Rollout
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.records import from_record, to_record
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.schema import parse
+from canary_middleware._serving.follower import (
+    BEAT_S,
+    FLUSH_S,
+    MAX_BACKOFF_S,
+    REFRESH_S,
+    Follower,
+)
+from canary_middleware._serving.last_known import LastKnownFile
 from canary_middleware.errors import StaleRevision, StoreUnavailable
-from canary_middleware.follower import BEAT_S, FLUSH_S, MAX_BACKOFF_S, REFRESH_S, Follower
-from canary_middleware.last_known import LastKnownFile
+from canary_middleware.stores.changes import Control
 from tests.support.fake_store import FakeStore
 from tests.support.wait import eventually
 
@@ -166,7 +172,7 @@ def test_of_many_rollouts_only_those_that_changed_are_read_anew(
         read.append(record["name"])
         return from_record(record)
 
-    monkeypatch.setattr("canary_middleware.follower.from_record", reading)
+    monkeypatch.setattr("canary_middleware._serving.follower.from_record", reading)
     process.control.change("b", "set", to(30), actor="ada")
     process.tick()
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary, telemetry
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.guardrail import Guard
-from canary_middleware.core.plan import parse
-from canary_middleware.sharing import _MOST_OWED, Sharing
+from canary_middleware._core.evidence.guardrail import Guard
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.plan.schema import parse
+from canary_middleware._store_link import _MOST_OWED, Sharing
+from canary_middleware.stores.changes import Control
 from tests.core.heads import Head
 from tests.support.fake_store import FakeStore
 from tests.support.wait import eventually
@@ -23,8 +23,8 @@ from tests.support.wait import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from canary_middleware.core.exchange import Exchange
-    from canary_middleware.core.records import Event
+    from canary_middleware._core.exchange import Exchange
+    from canary_middleware._core.lifecycle.records import Event
 
 LIMITS = {"error_rate": {"max": 0.05}}
 

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import open_store
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan import Criteria, parse
-from canary_middleware.core.progress import Finding
-from canary_middleware.core.records import Event
-from canary_middleware.core.rollout import Rollout
+from canary_middleware._control.findings import with_tests
+from canary_middleware._control.people import findings_now, human_findings, keep, report_of
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.progress import Finding
+from canary_middleware._core.lifecycle.records import Event
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.schema import Criteria, parse
 from canary_middleware.errors import ConfigError
-from canary_middleware.further import with_tests
-from canary_middleware.human import findings_now, human_findings, keep, report_of
+from canary_middleware.stores.changes import Control
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from canary_middleware.further import Test
+    from canary_middleware._control.findings import Test
 
 
 def declared(**fields: Any) -> Rollout:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.last_known import LastKnown, LastKnownFile
+from canary_middleware._serving.last_known import LastKnown, LastKnownFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_a_damaged_file_means_that_nothing_is_known(file: LastKnownFile, damage:
                 '{"saved_s":1,"records":{"checkout":7}}', "[" * 100_000],
 )  # fmt: skip
 def test_a_whole_file_that_holds_something_else_means_the_same(file: LastKnownFile, payload: str) -> None:
-    from canary_middleware.last_known import _checksum
+    from canary_middleware._serving.last_known import _checksum
 
     file.path.parent.mkdir()
     file.path.write_text(json.dumps({"checksum": _checksum(payload), "payload": payload}), encoding="utf-8")

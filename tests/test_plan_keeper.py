@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan_change import fingerprint
-from canary_middleware.core.records import to_record
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.records import to_record
+from canary_middleware._core.plan.changes import fingerprint
+from canary_middleware._serving.follower import REFRESH_S, Follower
+from canary_middleware._serving.plan_keeper import PlanKeeper
+from canary_middleware._serving.plan_watch import Edits
 from canary_middleware.errors import StoreUnavailable, TransitionRefused
-from canary_middleware.follower import REFRESH_S, Follower
-from canary_middleware.plan_keeper import PlanKeeper
-from canary_middleware.plan_watch import Edits
+from canary_middleware.stores.changes import Control
 from tests.core.heads import Head
 from tests.support.fake_store import FakeStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from canary_middleware.core.records import Event
-    from canary_middleware.core.rollout import Rollout
+    from canary_middleware._core.lifecycle.records import Event
+    from canary_middleware._core.lifecycle.rollout import Rollout
 
 BASE = {"stages": "[10, 50, 100]", "key": '["header:x-user"]'}
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary
+from canary_middleware._serving.plan_watch import Edits, PlanFile, PlanWatch, _watch
 from canary_middleware.errors import ConfigError
-from canary_middleware.plan_watch import Edits, PlanFile, PlanWatch, _watch
 from tests.core.heads import Head
 from tests.support.wait import eventually
 
@@ -76,7 +76,7 @@ def watched(path: Path) -> Watched:
 
 def test_a_file_that_stays_the_same_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = PlanFile(path)
-    monkeypatch.setattr("canary_middleware.plan_watch.read_plan", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr("canary_middleware._serving.plan_watch.read_plan", lambda _: pytest.fail("it was read"))
 
     assert [file.look() for _ in range(3)] == [None] * 3
 
@@ -97,8 +97,8 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_rests(path: Path) -
 def test_a_file_that_changes_while_it_is_read_is_read_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
 ) -> None:
-    from canary_middleware import plan_watch as module
-    from canary_middleware import planfile
+    from canary_middleware._serving import plan_file as planfile
+    from canary_middleware._serving import plan_watch as module
 
     file = PlanFile(path)
     original = planfile.read_plan
@@ -323,7 +323,7 @@ def test_whatever_is_in_the_file_is_not_our_end(watched: Watched, monkeypatch: p
         raise MemoryError("too large")
 
     with monkeypatch.context() as patched:
-        patched.setattr("canary_middleware.plan_watch.read_plan", read)
+        patched.setattr("canary_middleware._serving.plan_watch.read_plan", read)
         watched.edit(text("weight = 5\n"))
 
     assert watched.problem == f"plan {str(watched.path)!r}: MemoryError: too large"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from canary_middleware import Canary
+from canary_middleware._serving.plan_file import read_plan
 from canary_middleware.errors import ConfigError
-from canary_middleware.planfile import read_plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from canary_middleware.core.durations import bucket
-from canary_middleware.core.plan import MetricsSource, parse, to_mapping
+from canary_middleware._control.prometheus import (
+    LARGEST_ANSWER,
+    MOST_STEPS,
+    PrometheusSource,
+    SourceAway,
+    ticks_of,
+)
+from canary_middleware._core.plan.durations import bucket
+from canary_middleware._core.plan.schema import MetricsSource, parse, to_mapping
 from canary_middleware.errors import ConfigError
-from canary_middleware.prometheus import LARGEST_ANSWER, MOST_STEPS, PrometheusSource, SourceAway, ticks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from canary_middleware._control.replay import LONGEST_LINE, read_ticks, replay
+from canary_middleware._core.evidence import settings_of
+from canary_middleware._core.plan.schema import RolloutPlan
 from canary_middleware.cli import main
-from canary_middleware.core.judge import settings_of
-from canary_middleware.core.plan import RolloutPlan
 from canary_middleware.errors import ConfigError
-from canary_middleware.replay import LONGEST_LINE, read_ticks, replay
 
 if TYPE_CHECKING:
     from pathlib import Path

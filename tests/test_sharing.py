@@ -11,12 +11,12 @@ from weakref import ref
 import pytest
 
 from canary_middleware import Canary
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.records import to_record
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.records import to_record
+from canary_middleware._serving.last_known import LastKnownFile
+from canary_middleware._store_link import Sharing, _stop
 from canary_middleware.errors import ConfigError, StoreUnavailable, TransitionRefused
-from canary_middleware.last_known import LastKnownFile
-from canary_middleware.sharing import Sharing, _stop
+from canary_middleware.stores.changes import Control
 from tests.core.heads import Head
 from tests.support.fake_store import FakeStore
 from tests.support.wait import eventually

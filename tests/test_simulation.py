@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from canary_middleware.cli import main
-from canary_middleware.core.plan import RolloutPlan, parse
-from canary_middleware.simulation import (
+from canary_middleware._control.simulation import (
     HEALTHY,
     Regression,
     Traffic,
@@ -21,6 +19,8 @@ from canary_middleware.simulation import (
     regressions,
     simulate,
 )
+from canary_middleware._core.plan.schema import RolloutPlan, parse
+from canary_middleware.cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from canary_middleware import counts
-from canary_middleware.core.plan import RolloutPlan, parse
-from canary_middleware.core.rollout import Variant
-from canary_middleware.counts import Cell, Series
-from canary_middleware.summary import by_endpoint, summarise
+from canary_middleware._core.lifecycle.rollout import Variant
+from canary_middleware._core.plan.schema import RolloutPlan, parse
+from canary_middleware._serving import counts
+from canary_middleware._serving.counts import Cell, Series
+from canary_middleware._views.summary import by_endpoint, summarise
 
 PLAN = parse({"rollout": {"checkout": {}}}).rollouts[0]
 V1 = Variant("checkout", "v1", "stable", "weight")

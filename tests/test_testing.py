@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from canary_middleware import Canary
-from canary_middleware.core.exchange import Exchange, Failure
+from canary_middleware._core.exchange import Exchange, Failure
 from canary_middleware.errors import ConfigError
 from canary_middleware.testing import FakeClock, force, recorded
 

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary, by_header, open_store
-from canary_middleware.core.exchange import Failure
-from canary_middleware.core.judge.tick import Group
-from canary_middleware.counts import GRID, from_plain
-from canary_middleware.inflight import LATE_S, TIMEOUT_S, InFlight
-from canary_middleware.ticks import (
+from canary_middleware._control.ticks import (
     MOST_ENDPOINTS,
     endpoints_of,
     flight_to_plain,
@@ -22,6 +18,10 @@ from canary_middleware.ticks import (
     ticks_of,
     users_to_plain,
 )
+from canary_middleware._core.evidence.tick import Group
+from canary_middleware._core.exchange import Failure
+from canary_middleware._serving.counts import GRID, from_plain
+from canary_middleware._serving.in_flight import LATE_S, TIMEOUT_S, InFlight
 
 from .core.heads import Head
 from .support.wait import eventually
@@ -29,8 +29,8 @@ from .support.wait import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from canary_middleware.core.exchange import Exchange
-    from canary_middleware.core.judge.tick import Tick
+    from canary_middleware._core.evidence.tick import Tick
+    from canary_middleware._core.exchange import Exchange
 
 
 class Clock:
@@ -71,7 +71,7 @@ def serve(canary: Canary, user: str, status: int = 200) -> None:
 
 
 def windows(canary: Canary, second: int = 7) -> list[tuple[int, dict[str, Any]]]:
-    from canary_middleware.counts import to_plain
+    from canary_middleware._serving.counts import to_plain
 
     snapshot = canary.counts.snapshot()
     return [(second, {**to_plain(snapshot.series), **groups_to_plain(snapshot.groups)})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from canary_middleware.troubles import Troubles
+from canary_middleware._troubles import Troubles
 
 if TYPE_CHECKING:
     import pytest

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from canary_middleware.acknowledged import TIMEOUT_S
+from canary_middleware._views.acknowledged import TIMEOUT_S
 
 from . import figures
 from .acts import FAULT_EVERY

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from canary_middleware.control import Control
 from canary_middleware.stores import open_store
+from canary_middleware.stores.changes import Control
 
 from .steering import type_command
 from .traffic import Answer, Traffic, glance, users
@@ -18,7 +18,7 @@ from .traffic import Answer, Traffic, glance, users
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from canary_middleware.core.records import Event
+    from canary_middleware._core.lifecycle.records import Event
 
     from .service import Service
     from .steering import Command

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from canary_middleware import Canary
-from canary_middleware.planfile import read_plan
+from canary_middleware._serving.plan_file import read_plan
 from tests.support import servers
 from tests.support.otlp import OtlpReceiver
 

@@ -6,8 +6,7 @@ This module imports no framework, no store backend and no telemetry; each has a 
 
 from __future__ import annotations
 
-from .canary import Canary
-from .core.identity import (
+from ._core.assignment.identity import (
     anonymous,
     by_callable,
     by_client,
@@ -19,9 +18,10 @@ from .core.identity import (
     by_session,
     by_user,
 )
-from .core.plan import Stage
-from .core.rollout import Assignment
-from .dispatch import current, handlers
+from ._core.lifecycle.rollout import Assignment
+from ._core.plan.schema import Stage
+from ._serving.dispatch import current, handlers
+from .canary import Canary
 from .stores import open_store
 
 __version__ = "0.1.0"

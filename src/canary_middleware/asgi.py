@@ -11,22 +11,28 @@ from asyncio import CancelledError
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
-from .bodies import Tape
-from .core.exchange import UNAVAILABLE, Exchange, Failure, Rare, active
-from .core.headers import GONE_BODY, encoded, more_headers
-from .core.ports import BodyNotRead
-from .dispatch import Rewrite, picker
-from .requests import find_cookie, find_query, is_json, length_of
+from ._core.exchange import (
+    UNAVAILABLE,
+    Exchange,
+    Failure,
+    Rare,
+    active,
+)
+from ._core.headers import GONE_BODY, encoded, more_headers
+from ._core.ports import BodyNotRead
+from ._serving.bodies import Tape
+from ._serving.dispatch import Rewrite, picker
+from ._serving.request_text import find_cookie, find_query, is_json, length_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from ._core.assignment.endpoints import Match
+    from ._core.assignment.policy import Door
+    from ._core.lifecycle.rollout import Assignment
+    from ._core.ports import Message, Receive, Scope, Send
     from .admin import Admin, Mount
     from .canary import Canary
-    from .core.door import Door
-    from .core.endpoints import Match
-    from .core.ports import Message, Receive, Scope, Send
-    from .core.rollout import Assignment
 
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -263,7 +269,7 @@ class CanaryMiddleware:
         elif kind == "websocket":
             await self._websocket(scope, receive, send)
         elif kind == "lifespan":
-            from .lifespan import with_farewell
+            from ._serving.lifespan import with_farewell
 
             await with_farewell(self.app, scope, receive, send, self.canary.close)
         else:
@@ -743,7 +749,7 @@ class _Apps:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            from .lifespan import together
+            from ._serving.lifespan import together
 
             await together(self._apps, self._states, scope, receive, send)
             return

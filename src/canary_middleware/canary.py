@@ -14,38 +14,44 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 from weakref import WeakSet
 
-from .core import transitions
-from .core.bucketing import bucket_of
-from .core.door import Door
-from .core.endpoints import EndpointTable
-from .core.exchange import Exchange, Uncovered
-from .core.hints import hint
-from .core.identity import Anonymous, Client, JsonField, Unreadable
-from .core.override import OverrideReader, sign
-from .core.plan import parse
-from .core.plan_change import versions_of
-from .core.ports import BodyNotRead
-from .core.rollout import Assignment, Rollout, Router, Variants, entry_weight
-from .counts import Counts
+from ._core.assignment.bucketing import bucket_of
+from ._core.assignment.endpoints import EndpointTable
+from ._core.assignment.identity import Anonymous, Client, JsonField, Unreadable
+from ._core.assignment.override import OverrideReader, sign
+from ._core.assignment.policy import Door
+from ._core.exchange import Exchange, Uncovered
+from ._core.hints import hint
+from ._core.lifecycle import transitions
+from ._core.lifecycle.rollout import (
+    Assignment,
+    Rollout,
+    Router,
+    Variants,
+    entry_weight,
+)
+from ._core.plan.changes import versions_of
+from ._core.plan.schema import parse
+from ._core.ports import BodyNotRead
+from ._serving.counts import Counts
+from ._troubles import Troubles, logger
 from .errors import ConfigError, StoreUnavailable, TransitionRefused
-from .troubles import Troubles, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from .control import Control
-    from .core.bucketing import Draw
-    from .core.environment import Environment
-    from .core.exchange import Failure
-    from .core.identity import Source
-    from .core.plan import EnvironmentNames, Plan, RolloutFields, RolloutPlan
-    from .core.plan_change import Versions
-    from .core.ports import Recorder, RequestHead, Store
-    from .counts import Cell, Series
-    from .custom import Recordings
-    from .guarding import Guards
-    from .plan_watch import PlanFile, PlanWatch
-    from .sharing import Sharing
+    from ._core.assignment.bucketing import Draw
+    from ._core.assignment.identity import Source
+    from ._core.exchange import Failure
+    from ._core.plan.changes import Versions
+    from ._core.plan.environment import Environment
+    from ._core.plan.schema import EnvironmentNames, Plan, RolloutFields, RolloutPlan
+    from ._core.ports import Recorder, RequestHead, Store
+    from ._serving.counts import Cell, Series
+    from ._serving.guards import Guards
+    from ._serving.plan_watch import PlanFile, PlanWatch
+    from ._serving.recordings import Recordings
+    from ._store_link import Sharing
+    from .stores.changes import Control
 
 _NOTHING: Final[Mapping[str, str]] = {}
 
@@ -135,7 +141,7 @@ class Canary:
         canary = cls.__new__(cls)
         options = (attributes, clock, now, environ, telemetry, store)
         if isinstance(source, (str, os.PathLike)):
-            from .plan_watch import PlanFile
+            from ._serving.plan_watch import PlanFile
 
             file = PlanFile(source)
             canary._setup(file.plan, *options, file=file)  # noqa: SLF001 - a constructor
@@ -191,23 +197,23 @@ class Canary:
         place = environ.get("CANARY_STORE") or store or plan.store
         self._load_plan(plan, is_shared=place is not None)
         if place is not None:
-            from .sharing import Sharing
+            from ._store_link import Sharing
             from .stores import open_store
 
             self._sharing = Sharing(self, open_store(place), file, decides=_decides(environ))
         elif file is not None:
-            from .plan_watch import Edits, PlanWatch
+            from ._serving.plan_watch import Edits, PlanWatch
 
             self._watch = PlanWatch(self, Edits(file))
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
     def _load_plan(self, plan: Plan, *, is_shared: bool) -> None:
-        from .core.environment import read_environment
+        from ._core.plan.environment import read_environment
 
         pins = read_environment(plan, self._environ)
         if any(stage.advance for rollout_plan in plan.rollouts for stage in rollout_plan.stages):
-            from .zones import require_zones
+            from ._control.timezones import require_zones
 
             require_zones(plan)
         for rollout_plan in plan.rollouts:
@@ -229,7 +235,7 @@ class Canary:
         """The rollout of *plan* before anybody steers it."""
         declared = ""
         if is_shared:
-            from .core.plan_change import fingerprint
+            from ._core.plan.changes import fingerprint
 
             declared = fingerprint(plan)
         self._pins[plan.name] = pin
@@ -376,7 +382,7 @@ class Canary:
 
     def _guarding(self) -> Guards:
         if self._guards is None:
-            from .guarding import Guards
+            from ._serving.guards import Guards
 
             self._guards = Guards(self)
         return self._guards
@@ -502,7 +508,7 @@ class Canary:
         recordings.record(name, value, identity, rollout)
 
     def _make_recordings(self) -> Recordings:
-        from .custom import Recordings
+        from ._serving.recordings import Recordings
 
         with self._changing:
             if self._recordings is None:
@@ -678,7 +684,7 @@ class Canary:
         Args:
             raw: plain numbers (rates as fractions, times in ms); False formats them as text, as the endpoint does.
         """
-        from .summary import summarise
+        from ._views.summary import summarise
 
         plan = self._slot(rollout).door.router.plan
         series, elapsed_s = self._counted(plan.name)
@@ -686,7 +692,7 @@ class Canary:
 
     def endpoint_metrics(self, rollout: str | None = None, *, raw: bool = True) -> dict[str, dict[str, Any]]:
         """The same per endpoint: route template → summary. Requests without a route stand under ``""``."""
-        from .summary import by_endpoint
+        from ._views.summary import by_endpoint
 
         plan = self._slot(rollout).door.router.plan
         series, elapsed_s = self._counted(plan.name)
@@ -818,7 +824,7 @@ class Canary:
         with self._changing:
             before = self._slots[name].door.router.rollout
             if expect not in (None, before.revision):
-                from .core.records import stale
+                from ._core.lifecycle.records import stale
 
                 raise stale(name, before.revision, expect, None)
             changed = self._pinned(transition(before))
@@ -833,7 +839,7 @@ class Canary:
             TransitionRefused: the rollout is latched, or the environment pins its weight.
             ConfigError: *weight* is no percentage.
         """
-        from .core.plan import parse_percent
+        from ._core.plan.schema import parse_percent
 
         ppm = parse_percent(weight, "weight")
         self._require_unpinned(rollout)

@@ -24,14 +24,20 @@ from django.http import HttpResponse, UnreadablePostError
 from django.urls import get_resolver, set_urlconf
 from django.utils.module_loading import import_string
 
+from ._core.assignment.identity import Session, User
+from ._core.exchange import (
+    UNAVAILABLE,
+    Exchange,
+    Failure,
+    Uncovered,
+    active,
+)
+from ._core.headers import GONE_BODY, more_headers
+from ._serving.dispatch import Rewrite
+from ._serving.request_text import is_json, length_of
 from .asgi import asgi_cookie, asgi_query
 from .canary import Canary
-from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
-from .core.headers import GONE_BODY, more_headers
-from .core.identity import Session, User
-from .dispatch import Rewrite
 from .errors import ConfigError
-from .requests import is_json, length_of
 from .wsgi import WsgiHead
 
 if TYPE_CHECKING:

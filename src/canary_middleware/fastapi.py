@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from ._core.lifecycle.rollout import Assignment as _Assignment
+from ._serving.dispatch import current, handlers
 from .asgi import CanaryMiddleware, apps
-from .core.rollout import Assignment as _Assignment
-from .dispatch import current, handlers
 
 __all__ = ["Assigned", "CanaryMiddleware", "apps", "handlers"]
 

@@ -8,16 +8,16 @@ import click
 from flask import got_request_exception
 from werkzeug.wrappers import Request
 
-from .core.exchange import Exchange, active
+from ._core.exchange import Exchange, active
 from .errors import ConfigError
 from .wsgi import CanaryMiddleware, WsgiHead
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from ._core.lifecycle.rollout import Assignment
     from .admin import Admin
     from .canary import Canary
-    from .core.rollout import Assignment
 
 
 class FlaskHead(WsgiHead):

@@ -13,9 +13,9 @@ from .stores.contract import StoreContract
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ._core.exchange import Exchange
+    from ._core.lifecycle.rollout import Assignment
     from .canary import Canary
-    from .core.exchange import Exchange
-    from .core.rollout import Assignment
 
 __all__ = ["FakeClock", "Outcome", "StoreContract", "force", "recorded"]
 

@@ -9,22 +9,28 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from .bodies import Recording, Replay, Tape
-from .core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
-from .core.headers import GONE_BODY, more_headers
-from .dispatch import Rewrite, picker
-from .requests import find_cookie, find_query, is_json, length_of
+from ._core.exchange import (
+    UNAVAILABLE,
+    Exchange,
+    Failure,
+    Uncovered,
+    active,
+)
+from ._core.headers import GONE_BODY, more_headers
+from ._serving.bodies import Recording, Replay, Tape
+from ._serving.dispatch import Rewrite, picker
+from ._serving.request_text import find_cookie, find_query, is_json, length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
+    from ._core.assignment.endpoints import Match
+    from ._core.assignment.policy import Door
+    from ._core.lifecycle.rollout import Assignment
+    from ._core.ports import BodyNotRead, Recorder
     from .admin import Admin, Mount
     from .canary import Canary
-    from .core.door import Door
-    from .core.endpoints import Match
-    from .core.ports import BodyNotRead, Recorder
-    from .core.rollout import Assignment
 
     Environ = dict[str, Any]  # Any: PEP 3333 puts anything there
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from canary_middleware import Canary
-from canary_middleware.acknowledged import wait_for_workers
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._views.acknowledged import wait_for_workers
 from canary_middleware.admin import create_app
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
 from canary_middleware.errors import StaleRevision
+from canary_middleware.stores.changes import Control
 from tests.support.fake_store import FakeStore
 
 from .conftest import TOKEN, ask, make

@@ -20,12 +20,12 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING, Final
 
 from canary_middleware import Canary, by_header, open_store
-from canary_middleware.acknowledged import wait_for_workers
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan import parse
-from canary_middleware.core.rollout import Rollout
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.schema import parse
+from canary_middleware._views.acknowledged import wait_for_workers
 from canary_middleware.errors import StaleRevision, StoreUnavailable
+from canary_middleware.stores.changes import Control
 from tests.support import servers
 from tests.support.client import Client
 from tests.support.hosts import two_hosts

@@ -6,7 +6,7 @@ import random
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
 
-from canary_middleware.core.endpoints import EndpointTable
+from canary_middleware._core.assignment.endpoints import EndpointTable
 
 from .canaries import canary
 from .measure import Timings, compare

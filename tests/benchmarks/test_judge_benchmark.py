@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from canary_middleware.core.durations import bucket
-from canary_middleware.core.judge.tick import from_plain, to_plain
-from canary_middleware.core.progress import Finding
+from canary_middleware._core.evidence.tick import from_plain, to_plain
+from canary_middleware._core.lifecycle.progress import Finding
+from canary_middleware._core.plan.durations import bucket
 
 from .judge import rules
 from .judge.__main__ import main
@@ -25,7 +25,7 @@ from .judge.traffic import Stream, Traffic, Users, buckets
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from canary_middleware.core.judge.tick import Tick
+    from canary_middleware._core.evidence.tick import Tick
 
 LATE = Line(title="late", case="errors late", measure="caught", target=450, share=0.97)
 

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from canary_middleware import open_store
+from canary_middleware._core.lifecycle.records import Worker
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.schema import parse
 from canary_middleware.cli import main
-from canary_middleware.control import Control
-from canary_middleware.core.plan import parse
-from canary_middleware.core.records import Worker
-from canary_middleware.core.rollout import Rollout
+from canary_middleware.stores.changes import Control
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from canary_middleware.core.ports import Store
+    from canary_middleware._core.ports import Store
 
 STAGES = [10, {"weight": 50, "approve": True}, 100]
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware import acknowledged
-from canary_middleware.acknowledged import wait_for_workers
-from canary_middleware.core import transitions
-from canary_middleware.core.records import Worker
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.records import Worker
+from canary_middleware._views import acknowledged
+from canary_middleware._views.acknowledged import wait_for_workers
 from canary_middleware.testing import FakeClock
 from tests.support.fake_store import FakeStore
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware.core import transitions
+from canary_middleware._core.lifecycle import transitions
 
 from .test_views import counted
 

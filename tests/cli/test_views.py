@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from canary_middleware import Canary
-from canary_middleware.core import transitions
-from canary_middleware.counts import BOUNDS_S
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._serving.counts import BOUNDS_S
+from canary_middleware._views.status import stages_of
 from canary_middleware.errors import StoreUnavailable
-from canary_middleware.status import stages_of
 
 if TYPE_CHECKING:
     from pathlib import Path

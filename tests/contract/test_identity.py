@@ -18,7 +18,7 @@ from canary_middleware import (
     by_query,
     current,
 )
-from canary_middleware.core.identity import by_callable, by_client
+from canary_middleware._core.assignment.identity import by_callable, by_client
 from canary_middleware.errors import ConfigError
 
 from .behaviour import Answer, Call, Reply, echoes

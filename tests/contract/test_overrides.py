@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary, by_header
-from canary_middleware.core.override import sign
+from canary_middleware._core.assignment.override import sign
 from canary_middleware.errors import ConfigError
 from canary_middleware.testing import FakeClock, recorded
 

@@ -190,7 +190,7 @@ def test_an_emergency_brings_a_retired_version_back_rather_than_turning_everyone
 
 
 def _completed(canary: Canary) -> Canary:
-    from canary_middleware.core import transitions
+    from canary_middleware._core.lifecycle import transitions
 
     def complete(rollout: Any) -> Any:
         while rollout.phase != "baking":

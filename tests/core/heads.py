@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from canary_middleware.core.exchange import Exchange
-from canary_middleware.core.ports import BodyNotRead
+from canary_middleware._core.exchange import Exchange
+from canary_middleware._core.ports import BodyNotRead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from canary_middleware.core.endpoints import Match
+    from canary_middleware._core.assignment.endpoints import Match
 
 
 class Head:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from canary_middleware import anonymous, by_callable
-from canary_middleware.core.door import Door
-from canary_middleware.core.override import OverrideReader
-from canary_middleware.core.ports import BodyNotRead
-from canary_middleware.core.rollout import Router, Variants
+from canary_middleware._core.assignment.override import OverrideReader
+from canary_middleware._core.assignment.policy import Door
+from canary_middleware._core.lifecycle.rollout import Router, Variants
+from canary_middleware._core.ports import BodyNotRead
 
 from .heads import Head
 from .test_rollout import rollout

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.endpoints import EndpointTable, validate_template
+from canary_middleware._core.assignment.endpoints import EndpointTable, validate_template
 from canary_middleware.errors import ConfigError
 
 

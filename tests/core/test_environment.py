@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.environment import Environment, read_environment
-from canary_middleware.core.plan import parse
+from canary_middleware._core.plan.environment import Environment, read_environment
+from canary_middleware._core.plan.schema import parse
 from canary_middleware.errors import ConfigError
 
 ONE = parse({"rollout": {"api": {}}})

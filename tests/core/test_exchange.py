@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.exchange import Exchange, Failure, Rare, Uncovered
+from canary_middleware._core.exchange import Exchange, Failure, Rare, Uncovered
 
 from .heads import Head
 from .test_door import door

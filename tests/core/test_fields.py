@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.fields import (
+from canary_middleware._core.plan.fields import (
     Reader,
     duration_text,
     parse_duration,

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware.core.exchange import Exchange, Failure
-from canary_middleware.core.guardrail import SHARED_HOLD_S, Guard, Trip, is_exception, is_unavailable
-from canary_middleware.core.plan import parse
-from canary_middleware.core.rollout import Assignment, Reason, Variants
+from canary_middleware._core.evidence.guardrail import (
+    SHARED_HOLD_S,
+    Guard,
+    Trip,
+    is_exception,
+    is_unavailable,
+)
+from canary_middleware._core.exchange import Exchange, Failure
+from canary_middleware._core.lifecycle.rollout import Assignment, Reason, Variants
+from canary_middleware._core.plan.schema import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

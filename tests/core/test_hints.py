@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canary_middleware.core.hints import hint, nearest
+from canary_middleware._core.hints import hint, nearest
 
 
 def test_the_name_that_was_meant_is_named() -> None:

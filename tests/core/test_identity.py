@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import canary_middleware as cm
-from canary_middleware.core.endpoints import EndpointTable
-from canary_middleware.core.identity import (
+from canary_middleware._core.assignment.endpoints import EndpointTable
+from canary_middleware._core.assignment.identity import (
     MAX_IDENTITY_BYTES,
     Anonymous,
     Client,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from canary_middleware.core.override import OverrideReader, Rejected, sign
+from canary_middleware._core.assignment.override import OverrideReader, Rejected, sign
 
 from .heads import Head
 

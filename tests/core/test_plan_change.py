@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware.core import transitions
-from canary_middleware.core.plan_change import (
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.transitions import change_plan
+from canary_middleware._core.plan.changes import (
     changed_keys,
     declared_by,
     describe,
@@ -17,14 +18,13 @@ from canary_middleware.core.plan_change import (
     must_pause,
     rebased,
 )
-from canary_middleware.core.transitions import change_plan
 from canary_middleware.errors import TransitionRefused
 
 from .test_rollout import plan, rollout
 
 if TYPE_CHECKING:
-    from canary_middleware.core.plan import RolloutPlan
-    from canary_middleware.core.rollout import Rollout
+    from canary_middleware._core.lifecycle.rollout import Rollout
+    from canary_middleware._core.plan.schema import RolloutPlan
 
 STAGES = [10, 30, 50, 100]
 

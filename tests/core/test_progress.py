@@ -8,14 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core import transitions
-from canary_middleware.core.progress import Facts, Finding, Move, held_since, next_move, stage_began, stage_clock
-from canary_middleware.core.records import Event
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.progress import (
+    Facts,
+    Finding,
+    Move,
+    held_since,
+    next_move,
+    stage_began,
+    stage_clock,
+)
+from canary_middleware._core.lifecycle.records import Event
 
 from .test_rollout import rollout
 
 if TYPE_CHECKING:
-    from canary_middleware.core.rollout import Rollout
+    from canary_middleware._core.lifecycle.rollout import Rollout
 
 STAGES = [10, {"weight": 50, "approve": True}, {"weight": 100, "duration": "1h", "bake": "2h"}]
 PASS = Finding("pass", "as good as v1")

@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware.core.plan_change import declared_by, fingerprint
-from canary_middleware.core.records import Event, NewerSchema, from_record, stale, summary_of, to_record
-from canary_middleware.core.transitions import advance, change_plan, pause, start
+from canary_middleware._core.lifecycle.records import (
+    Event,
+    NewerSchema,
+    from_record,
+    stale,
+    summary_of,
+    to_record,
+)
+from canary_middleware._core.lifecycle.transitions import advance, change_plan, pause, start
+from canary_middleware._core.plan.changes import declared_by, fingerprint
 from canary_middleware.errors import ConfigError
 
 from .heads import Head
 from .test_rollout import plan, rollout
 
 if TYPE_CHECKING:
-    from canary_middleware.core.rollout import Rollout
+    from canary_middleware._core.lifecycle.rollout import Rollout
 
 
 def stored(before: Rollout) -> Rollout:

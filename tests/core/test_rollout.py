@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.bucketing import bucket
-from canary_middleware.core.plan import RolloutPlan, parse
-from canary_middleware.core.rollout import Assignment, Rollout, Router, Variants, assign, entry_weight
+from canary_middleware._core.assignment.bucketing import bucket
+from canary_middleware._core.lifecycle.rollout import (
+    Assignment,
+    Rollout,
+    Router,
+    Variants,
+    assign,
+    entry_weight,
+)
+from canary_middleware._core.plan.schema import RolloutPlan, parse
 
 from .heads import Head
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.schedule import DAYS, Window, parse_window
+from canary_middleware._core.lifecycle.schedule import DAYS, Window, parse_window
 from canary_middleware.errors import ConfigError
 
 MONDAY = datetime(2026, 3, 2)  # noqa: DTZ001 - a local time, in whatever zone the window has

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from canary_middleware.core import transitions
-from canary_middleware.core.plan_change import IN_PROGRESS
-from canary_middleware.core.rollout import Rollout
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.changes import IN_PROGRESS
 from canary_middleware.errors import ConfigError, TransitionRefused
 
 from .test_rollout import plan, rollout

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from canary_middleware.core.wager import Wager
+from canary_middleware._core.evidence.e_process import Wager
 
 LIMITS = [0.0, 0.01, 0.05, 0.2, 0.5, 0.95]
 THRESHOLD = 1000.0

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from canary_middleware.core.bucketing import bucket
+from canary_middleware._core.assignment.bucketing import bucket
 from tests.support import servers
 from tests.support.administered import APPS, SERVERS, TOKEN
 from tests.support.client import Client

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from canary_middleware._core.assignment.bucketing import bucket
 from canary_middleware.cli import main
-from canary_middleware.core.bucketing import bucket
 from tests.support.administered import SERVERS, TOKEN
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
+from canary_middleware._core.lifecycle import transitions
 from canary_middleware.stores import open_store
+from canary_middleware.stores.changes import Control
 from tests.support import servers
 from tests.support.wait import eventually
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
+from canary_middleware._core.lifecycle import transitions
 from canary_middleware.stores import open_store
+from canary_middleware.stores.changes import Control
 from tests.support import servers
 from tests.support.client import Client
 from tests.support.load import Ongoing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from canary_middleware.core.records import Event
+    from canary_middleware._core.lifecycle.records import Event
 
 APP: Final = "tests.e2e.apps.guarded"
 CONNECTIONS: Final = 4

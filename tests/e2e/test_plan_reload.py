@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from canary_middleware import Canary, open_store
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware.stores.changes import Control
 from tests.support import servers
 from tests.support.client import Client
 from tests.support.load import Ongoing
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from canary_middleware.core.records import Event, Worker
-    from canary_middleware.core.rollout import Rollout
+    from canary_middleware._core.lifecycle.records import Event, Worker
+    from canary_middleware._core.lifecycle.rollout import Rollout
     from tests.support.servers import Server
 
 APPS = "tests.e2e.apps.planned"

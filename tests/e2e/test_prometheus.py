@@ -7,10 +7,10 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from canary_middleware.control import Control
-from canary_middleware.core.plan import MetricsSource
-from canary_middleware.prometheus import PrometheusSource, SourceAway
+from canary_middleware._control.prometheus import PrometheusSource, SourceAway
+from canary_middleware._core.plan.schema import MetricsSource
 from canary_middleware.stores import open_store
+from canary_middleware.stores.changes import Control
 from tests.support import servers
 from tests.support.prometheus_server import PrometheusServer
 from tests.support.redis_server import free_port

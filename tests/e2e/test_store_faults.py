@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.records import Event, to_record
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.records import Event, to_record
 from canary_middleware.errors import StoreUnavailable
 from canary_middleware.stores import open_store
+from canary_middleware.stores.changes import Control
 from canary_middleware.stores.sqlite import SQLiteStore
 from tests.support import servers
 from tests.support.assignments import InForce, ask, users, wrong
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from canary_middleware.core.ports import Store
-    from canary_middleware.core.rollout import Rollout
+    from canary_middleware._core.lifecycle.rollout import Rollout
+    from canary_middleware._core.ports import Store
     from tests.support.assignments import Asked
 
 EACH: Final = 10_000

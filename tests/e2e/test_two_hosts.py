@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from canary_middleware.core.bucketing import bucket
+from canary_middleware._core.assignment.bucketing import bucket
 from tests.support.hosts import Host, two_hosts
 from tests.support.servers import ROOT
 from tests.support.wait import eventually

@@ -12,19 +12,19 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from canary_middleware import open_store
+from canary_middleware._control.people import keep
+from canary_middleware._control.people import report_of as reported
+from canary_middleware._core.lifecycle import transitions
+from canary_middleware._core.lifecycle.rollout import Rollout
+from canary_middleware._core.plan.schema import parse
+from canary_middleware._views.reports import report_of
+from canary_middleware._views.reports.data import interval
+from canary_middleware._views.reports.page import page
+from canary_middleware._views.reports.screen import screen
+from canary_middleware._views.reports.words import lasting, markdown
 from canary_middleware.cli import main
-from canary_middleware.control import Control
-from canary_middleware.core import transitions
-from canary_middleware.core.plan import parse
-from canary_middleware.core.rollout import Rollout
 from canary_middleware.errors import ConfigError
-from canary_middleware.human import keep
-from canary_middleware.human import report_of as reported
-from canary_middleware.reports import report_of
-from canary_middleware.reports.data import interval
-from canary_middleware.reports.page import page
-from canary_middleware.reports.screen import screen
-from canary_middleware.reports.words import lasting, markdown
+from canary_middleware.stores.changes import Control
 from tests.test_controller import Traffic, World
 
 if TYPE_CHECKING:

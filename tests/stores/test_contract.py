@@ -12,7 +12,7 @@ from canary_middleware.stores.contract import StoreContract
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from canary_middleware.core.ports import Store
+    from canary_middleware._core.ports import Store
     from tests.support.redis_server import RedisServer
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from canary_middleware.core.ports import Store
+    from canary_middleware._core.ports import Store
     from tests.support.redis_server import RedisServer
 
 PROCESSES = 8

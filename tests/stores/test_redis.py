@@ -9,7 +9,13 @@ import pytest
 
 from canary_middleware.errors import StaleRevision, StoreUnavailable
 from canary_middleware.stores import open_store
-from canary_middleware.stores.contract import StoreContract, a_record, a_worker, an_event, put
+from canary_middleware.stores.contract import (
+    StoreContract,
+    a_record,
+    a_worker,
+    an_event,
+    put,
+)
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.wait import eventually
 
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from canary_middleware.core.ports import Store
+    from canary_middleware._core.ports import Store
 
 # A call that fails may wait for a connection, a handshake and an answer; the rest is a busy machine.
 BOUND_S = 3.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware.core.records import NewerSchema
+from canary_middleware._core.lifecycle.records import NewerSchema
 from canary_middleware.errors import StoreUnavailable
 from canary_middleware.stores.contract import a_record, a_worker, an_event, put
 from canary_middleware.stores.sqlite import SQLiteStore

@@ -17,7 +17,7 @@ from canary_middleware.stores.sqlite import SQLiteStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from canary_middleware.core.ports import Store
+    from canary_middleware._core.ports import Store
     from tests.support.redis_server import RedisServer
 
 MORE = EVENTS_KEPT + 5

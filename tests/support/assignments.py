@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from canary_middleware.core.bucketing import BUCKETS, bucket
+from canary_middleware._core.assignment.bucketing import BUCKETS, bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from canary_middleware.errors import StaleRevision, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from canary_middleware.core.records import Event, Lease, Worker
+    from canary_middleware._core.lifecycle.records import Event, Lease, Worker
 
 
 class FakeStore:

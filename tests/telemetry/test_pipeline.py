@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from canary_middleware import Canary, telemetry
-from canary_middleware.counts import OTEL_BOUNDS_S
+from canary_middleware._serving.counts import OTEL_BOUNDS_S
 from canary_middleware.errors import ConfigError
 from canary_middleware.telemetry import names, pipeline
 from tests.telemetry.drive import canary, middleware, plain, request
@@ -333,8 +333,8 @@ def test_beyond_the_cap_attribute_sets_share_one_and_one_warning_is_given(
 
 def exchanges(subject: Canary) -> Callable[[str], None]:
     """Counts one finished request per call, straight in the subject's counts."""
-    from canary_middleware.core.exchange import Exchange
-    from canary_middleware.core.rollout import Assignment, Variants
+    from canary_middleware._core.exchange import Exchange
+    from canary_middleware._core.lifecycle.rollout import Assignment, Variants
 
     variant = Variants().get("checkout", "v1", "stable", "weight")
 
@@ -374,7 +374,7 @@ def test_a_client_that_left_is_counted_apart(otlp: OtlpReceiver, point_at: Calla
 
     async def leaving(scope: dict[str, Any], receive: Any, send: Any) -> None:
         app.canary.counts.snapshot()
-        from canary_middleware.core.exchange import Exchange, active
+        from canary_middleware._core.exchange import Exchange, active
 
         exchange = active.get()
         assert isinstance(exchange, Exchange)

@@ -31,8 +31,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from canary_middleware import current, telemetry
+from canary_middleware._core.exchange import Exchange
 from canary_middleware.asgi import CanaryMiddleware
-from canary_middleware.core.exchange import Exchange
 from canary_middleware.telemetry import names
 from canary_middleware.telemetry.logs import OtlpHandler
 from canary_middleware.telemetry.recording import MetricsRecorder

@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..core.exchange import Exchange, active
-from ..core.hints import hint
+from .._core.exchange import Exchange, active
+from .._core.hints import hint
+from .._serving.plan_file import once_each
 from ..errors import CanaryError, ConfigError, StaleRevision, TransitionRefused
-from ..planfile import once_each
 from . import verbs, views
 from .exchange import Answer, Problem, Request, ok
 from .openapi import document

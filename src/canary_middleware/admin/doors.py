@@ -12,14 +12,21 @@ from urllib.parse import parse_qsl
 from ..errors import ConfigError
 from .access import Access
 from .api import AdminAPI
-from .exchange import MAX_BODY, Problem, Request, cut_short, too_long, without_length
+from .exchange import (
+    MAX_BODY,
+    Problem,
+    Request,
+    cut_short,
+    too_long,
+    without_length,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from .._core.ports import Receive, Scope, Send
     from ..asgi import App as ASGIApp
     from ..canary import Canary
-    from ..core.ports import Receive, Scope, Send
     from ..wsgi import App as WSGIApp
     from ..wsgi import Environ, StartResponse
     from .access import Authenticator

@@ -7,21 +7,29 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ..acknowledged import change_of, wait_for_workers
-from ..core import transitions
-from ..core.fields import Reader, percent
+from .._control.people import (
+    SEVERITIES,
+    TRANSITIONS,
+    keep,
+    obstacle,
+    report_of,
+    tests_of,
+    to_do,
+)
+from .._core.lifecycle import transitions
+from .._core.plan.fields import Reader, percent
+from .._views.acknowledged import change_of, wait_for_workers
 from ..errors import ConfigError, StoreUnavailable, TransitionRefused
-from ..human import SEVERITIES, TRANSITIONS, keep, obstacle, report_of, tests_of, to_do
 from .exchange import Problem
 from .views import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from .._control.people import Report
+    from .._core.lifecycle.rollout import Rollout
     from ..canary import Canary
-    from ..control import Control
-    from ..core.rollout import Rollout
-    from ..human import Report
+    from ..stores.changes import Control
 
     Transition = Callable[[Rollout], Rollout]
 

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._views.status import event_of, status_here, status_of
+from .._views.summary import by_endpoint, summarise
 from ..errors import ConfigError
-from ..status import event_of, status_here, status_of
-from ..summary import by_endpoint, summarise
 from .exchange import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .._core.plan.schema import RolloutPlan
+    from .._serving.counts import Cell, Series
     from ..canary import Canary
-    from ..core.plan import RolloutPlan
-    from ..counts import Cell, Series
 
 _MOST_EVENTS = 1000
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from ..core.hints import nearest
+from .._core.hints import nearest
 from . import changes, human, views
 from .checklist import check
 from .completion import completion

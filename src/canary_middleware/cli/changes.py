@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..acknowledged import TIMEOUT_S, change_of, wait_for_workers
-from ..core import transitions
-from ..core.fields import parse_percent, percent
-from ..core.hints import hint, nearest
+from .._core.hints import hint, nearest
+from .._core.lifecycle import transitions
+from .._core.plan.fields import parse_percent, percent
+from .._views.acknowledged import TIMEOUT_S, change_of, wait_for_workers
+from .._views.lint import JUMP_PPM
 from ..errors import CanaryError, ConfigError
-from ..lint import JUMP_PPM
 from .completion import rollout_names
 from .screen import changed_line
-from .session import NEEDS_A_HUMAN, TIMEOUT, USAGE, fail, verb
+from .session import (
+    NEEDS_A_HUMAN,
+    TIMEOUT,
+    USAGE,
+    fail,
+    verb,
+)
 from .views import show_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..control import Step
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
+    from ..stores.changes import Step
     from .session import Session
 
 rollout_argument = click.argument("rollout", required=False, shell_complete=rollout_names)

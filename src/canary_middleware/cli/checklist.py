@@ -11,20 +11,26 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from ..acknowledged import followers_of
-from ..core.records import Event, summary_of
-from ..core.rollout import RANDOMISED
-from ..limits import limits_of
-from ..status import BEGINNINGS, began_s, fleet_counts
-from ..summary import summarise
+from .._core.lifecycle.records import Event, summary_of
+from .._core.lifecycle.rollout import RANDOMISED
+from .._views.acknowledged import followers_of
+from .._views.limits import limits_of
+from .._views.status import BEGINNINGS, began_s, fleet_counts
+from .._views.summary import summarise
 from .completion import rollout_names
-from .session import FINE, NEEDS_A_HUMAN, STOPPED, fail, verb
+from .session import (
+    FINE,
+    NEEDS_A_HUMAN,
+    STOPPED,
+    fail,
+    verb,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ..control import Control
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
+    from ..stores.changes import Control
     from .session import Session
 
 MOMENTS: Final = ("start", "1h", "6h", "24h", "full")

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..core.fields import percent
+from .._control.people import (
+    METRICS,
+    SEVERITIES,
+    TRANSITIONS,
+    keep,
+    obstacle,
+    report_of,
+    tests_of,
+    to_do,
+)
+from .._core.plan.fields import percent
 from ..errors import ConfigError, TransitionRefused
-from ..human import METRICS, SEVERITIES, TRANSITIONS, keep, obstacle, report_of, tests_of, to_do
 from .changes import acknowledge
 from .report import report
 from .session import TIMEOUT, verb
@@ -18,10 +27,10 @@ from .session import TIMEOUT, verb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..control import Step
-    from ..core.rollout import Rollout
-    from ..further import Test
-    from ..human import Report
+    from .._control.findings import Test
+    from .._control.people import Report
+    from .._core.lifecycle.rollout import Rollout
+    from ..stores.changes import Step
     from .session import Session
 
 

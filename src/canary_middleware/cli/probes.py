@@ -10,16 +10,16 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..acknowledged import followers_of
-from ..core.override import sign
+from .._core.assignment.override import sign
+from .._views.acknowledged import followers_of
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ..control import Control
-    from ..core.plan import RolloutPlan
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
+    from .._core.plan.schema import RolloutPlan
+    from ..stores.changes import Control
 
 _OVERRIDE_S: Final = 60
 _LEASE: Final = "canary-test"

@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..core.judge import settings_of
-from ..core.plan import RolloutPlan
+from .._control.replay import replay as judged
+from .._core.evidence import settings_of
+from .._core.plan.schema import RolloutPlan
 from ..errors import ConfigError
-from ..replay import replay as judged
-from .session import FINE, NEEDS_A_HUMAN, STOPPED, line, verb
+from .session import (
+    FINE,
+    NEEDS_A_HUMAN,
+    STOPPED,
+    line,
+    verb,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import TextIOWrapper
 
-    from ..replay import Step
+    from .._control.replay import Step
     from .session import Session
 
 _CODES: Final = {"pass": FINE, "fail": STOPPED, "inconclusive": NEEDS_A_HUMAN, "error": NEEDS_A_HUMAN}

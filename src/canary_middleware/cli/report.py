@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .._views.reports import report_of
+from .._views.reports.page import page
+from .._views.reports.screen import screen
+from .._views.reports.words import markdown
 from ..errors import ConfigError
-from ..reports import report_of
-from ..reports.page import page
-from ..reports.screen import screen
-from ..reports.words import markdown
 from .completion import rollout_names
 from .session import FINE, shown, verb
 

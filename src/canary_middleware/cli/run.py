@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..controller import Controller
+from .._control.controller import Controller
 from .session import FINE, verb
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..core.fields import duration_text, percent
+from .._core.plan.fields import duration_text, percent
 from .session import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
 
 _MARKS: Final = {"completed": "✔", "in_progress": "●", "pending": "○"}
 _STAGE_STYLES: Final = {"completed": "green", "in_progress": "bold cyan", "pending": "dim"}

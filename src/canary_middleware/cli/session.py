@@ -16,18 +16,24 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ..control import Control
-from ..core.plan import parse
-from ..errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
-from ..planfile import read_plan
+from .._core.plan.schema import parse
+from .._serving.plan_file import read_plan
+from ..errors import (
+    CanaryError,
+    ConfigError,
+    StaleRevision,
+    StoreUnavailable,
+    TransitionRefused,
+)
 from ..stores import open_store
+from ..stores.changes import Control
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..core.plan import Plan
-    from ..core.ports import Store
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
+    from .._core.plan.schema import Plan
+    from .._core.ports import Store
 
 FINE: Final = 0
 STOPPED: Final = 1

@@ -14,14 +14,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..core.fields import parse_duration
+from .._control.simulation import HEALTHY, Traffic, regressions, simulate
+from .._core.plan.fields import parse_duration
 from ..errors import ConfigError
-from ..simulation import HEALTHY, Traffic, regressions, simulate
 from .session import FINE, verb
 
 if TYPE_CHECKING:
-    from ..core.plan import RolloutPlan
-    from ..simulation import Outcome, Regression
+    from .._control.simulation import Outcome, Regression
+    from .._core.plan.schema import RolloutPlan
     from .session import Session
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..core.bucketing import bucket_of
-from ..core.endpoints import EndpointTable
-from ..core.fields import parse_duration, percent
-from ..core.plan import parse
-from ..core.rollout import Router, Variants, entry_weight
+from .._core.assignment.bucketing import bucket_of
+from .._core.assignment.endpoints import EndpointTable
+from .._core.lifecycle.rollout import Router, Variants, entry_weight
+from .._core.plan.fields import parse_duration, percent
+from .._core.plan.schema import parse
+from .._serving.plan_file import read_plan
+from .._views.lint import lint
 from ..errors import ConfigError
-from ..lint import lint
-from ..planfile import read_plan
 from .completion import rollout_names
 from .probes import Finding, probe_service, probe_store, probe_telemetry
 from .session import FINE, STOPPED, fail, verb
@@ -24,8 +24,8 @@ from .session import FINE, STOPPED, fail, verb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..core.plan import Plan, RolloutPlan
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
+    from .._core.plan.schema import Plan, RolloutPlan
     from .session import Session
 
 _DEFAULT: Final = "service"
@@ -92,7 +92,7 @@ def service(
 
 def _planned(session: Session, rollout: Rollout) -> Plan:
     """The plan as the store has it, with what stands above rollouts in the file, where there is one."""
-    from ..core.plan import Plan
+    from .._core.plan.schema import Plan
 
     whole = session.plan
     if whole is None:

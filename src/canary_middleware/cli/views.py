@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 from rich.live import Live
 
-from ..core.bucketing import bucket_of
-from ..core.fields import parse_duration, percent
-from ..core.rollout import Router, Variants, entry_weight
+from .._core.assignment.bucketing import bucket_of
+from .._core.lifecycle.rollout import Router, Variants, entry_weight
+from .._core.plan.fields import parse_duration, percent
+from .._views.export import export_document
+from .._views.status import event_of, stages_of, status_of
 from ..errors import CanaryError, StoreUnavailable
-from ..export import export_document
-from ..status import event_of, stages_of, status_of
 from .completion import rollout_names
 from .screen import history_table, overview, screen, stages_table
-from .session import FINE, NEEDS_A_HUMAN, STOPPED, TIMEOUT, fail, line, verb
+from .session import (
+    FINE,
+    NEEDS_A_HUMAN,
+    STOPPED,
+    TIMEOUT,
+    fail,
+    line,
+    verb,
+)
 
 if TYPE_CHECKING:
-    from ..core.rollout import Rollout
+    from .._core.lifecycle.rollout import Rollout
     from .session import Session
 
 # The screen is read by people; twice a second is as fast as figures change for them.

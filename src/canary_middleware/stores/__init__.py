@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..core.hints import hint
+from .._core.hints import hint
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..core.ports import Store
+    from .._core.ports import Store
 
 __all__ = ["open_store"]
 

@@ -9,13 +9,13 @@ import secrets
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from ..core.records import Event, Worker
+from .._core.lifecycle.records import Event, Worker
 from ..errors import LeaseLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..core.records import Lease
+    from .._core.lifecycle.records import Lease
 
 EVENTS_KEPT = 10_000
 """So many lines of a rollout's audit trail, the newest; more than a year of thirty a day."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from ..core.hints import hint
+from .._core.hints import hint
 from ..errors import ConfigError
 
 DEFAULT_PREFIX: Final = "canary"

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
 
-from ..core.records import NewerSchema
+from .._core.lifecycle.records import NewerSchema
 from ..errors import StoreUnavailable
 from ._codec import fresh_generation
 

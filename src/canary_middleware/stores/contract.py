@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..core.records import Event, Lease, Worker
+from .._core.lifecycle.records import Event, Lease, Worker
 from ..errors import LeaseLost, StaleRevision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..core.ports import Store
+    from .._core.ports import Store
 
 _DEADLINE_S = 10.0
 _HOUR_S = 3600

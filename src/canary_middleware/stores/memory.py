@@ -9,8 +9,8 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ..core.records import stale
-from ..counts import merge_plain
+from .._core.lifecycle.records import stale
+from .._serving.counts import merge_plain
 from . import _codec
 from ._fork import ForkSafe
 from ._windows import SWEEP_S, place
@@ -18,7 +18,7 @@ from ._windows import SWEEP_S, place
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..core.records import Event, Lease, Worker
+    from .._core.lifecycle.records import Event, Lease, Worker
 
 
 class MemoryStore(ForkSafe):

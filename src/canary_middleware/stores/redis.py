@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..core.records import stale
+from .._core.lifecycle.records import stale
 from ..errors import StoreUnavailable
 from . import _codec
 from . import _redis_scripts as scripts
@@ -27,7 +27,7 @@ from ._redis_errors import explain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..core.records import Event, Lease, Worker
+    from .._core.lifecycle.records import Event, Lease, Worker
     from ._redis_url import RedisAddress
 
 TIMEOUT_S: Final = 0.5

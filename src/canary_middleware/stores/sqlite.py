@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.records import stale
-from ..counts import merge_plain
+from .._core.lifecycle.records import stale
+from .._serving.counts import merge_plain
 from ..errors import StoreUnavailable
 from . import _codec
 from ._fork import ForkSafe
@@ -23,7 +23,7 @@ from ._windows import KEEP_S, SWEEP_S, place
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..core.records import Event, Lease, Worker
+    from .._core.lifecycle.records import Event, Lease, Worker
 
 _SEQUENCES_KEPT_S: Final = 86_400
 """A flush whose answer was lost may come again this long after; by then its worker has left or died."""

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from ..counts import OTEL_BOUNDS_S, Series
+from .._serving.counts import OTEL_BOUNDS_S, Series
 from . import names
 from .ledger import ledger
-from .series import DB, DURATION, INSTRUMENTS, Admission, Instrument, db_attributes, duration_attributes, duration_key
+from .series import (
+    DB,
+    DURATION,
+    INSTRUMENTS,
+    Admission,
+    Instrument,
+    db_attributes,
+    duration_attributes,
+    duration_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,7 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram, Meter, MeterProvider
 
-    from ..core.exchange import Exchange
+    from .._core.exchange import Exchange
     from .series import DbKey
 
 

@@ -42,8 +42,15 @@ from .tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..counts import Counts, Snapshot
-    from .series import CacheKey, DbKey, Instrument, Point, Points, Subject
+    from .._serving.counts import Counts, Snapshot
+    from .series import (
+        CacheKey,
+        DbKey,
+        Instrument,
+        Point,
+        Points,
+        Subject,
+    )
 
 # Whose points come from Counts; ACTIVE is left out, as nothing is active in a Canary that has gone.
 _FROM_COUNTS: Final = (DURATION, ABORTED, ASSIGNED, FELL_BACK, MISSED)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import _logs, trace
 from opentelemetry._logs import SeverityNumber
 
-from ..core.exchange import Exchange, active
+from .._core.exchange import Exchange, active
 from . import names
 
 if TYPE_CHECKING:

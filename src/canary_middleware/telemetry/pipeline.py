@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import _logs, metrics, trace
 
+from .._troubles import logger
 from ..errors import ConfigError
-from ..troubles import logger
 from . import names
 from .ledger import ledger
 from .logs import OtlpHandler

@@ -11,7 +11,7 @@ from opentelemetry.sdk._logs import LogRecordProcessor
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
-from ..core.exchange import Exchange, active
+from .._core.exchange import Exchange, active
 from . import names
 from .request import adopt, server_attributes, stamp
 from .usage import count_db

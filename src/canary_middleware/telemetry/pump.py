@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import context as otel_context
 
-from ..troubles import logger
+from .._troubles import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span
 
-    from ..core.exchange import Exchange
-    from ..core.ports import Recorder, RequestHead
+    from .._core.exchange import Exchange
+    from .._core.ports import Recorder, RequestHead
     from .pipeline import OpenSpan
     from .series import Subject
 

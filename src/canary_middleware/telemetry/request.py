@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from ..core.exchange import Exchange
-    from ..core.rollout import Assignment, Variant
+    from .._core.exchange import Exchange
+    from .._core.lifecycle.rollout import Assignment, Variant
 
 
 class Track:

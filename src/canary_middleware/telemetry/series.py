@@ -8,16 +8,16 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Union
 
-from ..counts import BOUNDS_S, OTEL_BOUNDS_S, Counts
-from ..counts import OVERFLOW as OVERFLOW_METHOD
-from ..troubles import logger
+from .._serving.counts import BOUNDS_S, OTEL_BOUNDS_S, Counts
+from .._serving.counts import OVERFLOW as OVERFLOW_METHOD
+from .._troubles import logger
 from . import names
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from ..core.rollout import Rollout
-    from ..counts import Cell, Series
+    from .._core.lifecycle.rollout import Rollout
+    from .._serving.counts import Cell, Series
 
     Attributes = Mapping[str, str | int | bool]
     Value = Union[float, "Distribution"]  # noqa: UP007 - a forward reference, evaluated

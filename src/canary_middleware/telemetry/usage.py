@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ..core.exchange import Exchange, active
+from .._core.exchange import Exchange, active
 from . import foreign
 from .ledger import ledger
 from .request import Track

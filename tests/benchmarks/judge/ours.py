@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from canary_middleware.core.judge import Judge, settings_of
-from canary_middleware.core.plan import parse
+from canary_middleware._core.evidence import Judge, settings_of
+from canary_middleware._core.plan.schema import parse
 
 from .seen import ticks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from canary_middleware.core.judge.tick import Tick
-    from canary_middleware.core.progress import Finding
+    from canary_middleware._core.evidence.tick import Tick
+    from canary_middleware._core.lifecycle.progress import Finding
 
     from .traffic import Piece, Stream
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from canary_middleware.core.durations import BUCKETS, bucket
+from canary_middleware._core.plan.durations import BUCKETS, bucket
 
 from .seen import CANARY, STABLE
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from canary_middleware.core.durations import BUCKETS
-from canary_middleware.core.judge.tick import GROUPS, Group, Side, Tick
+from canary_middleware._core.evidence.tick import GROUPS, Group, Side, Tick
+from canary_middleware._core.plan.durations import BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from canary_middleware.core.durations import BUCKETS, RATIO
-from canary_middleware.core.judge.tick import GROUPS
+from canary_middleware._core.evidence.tick import GROUPS
+from canary_middleware._core.plan.durations import BUCKETS, RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

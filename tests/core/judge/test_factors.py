@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware.core.judge import errors, latency, promotion
-from canary_middleware.core.judge.balance import Balance
-from canary_middleware.core.judge.limit import Limit
-from canary_middleware.core.judge.onset import Onset, reserve
+from canary_middleware._core.evidence import errors, latency, promotion
+from canary_middleware._core.evidence.balance import Balance
+from canary_middleware._core.evidence.limit import Limit
+from canary_middleware._core.evidence.onset import Onset, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

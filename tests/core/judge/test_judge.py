@@ -11,14 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canary_middleware.core.judge import Group, Judge, Side, Tick, settings_of
-from canary_middleware.core.judge.judge import SHARED_HOLD_S
-from canary_middleware.core.judge.past import Past
-from canary_middleware.core.judge.safety import Margin, Safety, cut_above, growth, margins_of
-from canary_middleware.core.plan import RolloutPlan, parse
+from canary_middleware._core.evidence import (
+    Group,
+    Judge,
+    Side,
+    Tick,
+    settings_of,
+)
+from canary_middleware._core.evidence.judge import SHARED_HOLD_S
+from canary_middleware._core.evidence.past import Past
+from canary_middleware._core.evidence.safety import (
+    Margin,
+    Safety,
+    cut_above,
+    growth,
+    margins_of,
+)
+from canary_middleware._core.plan.schema import RolloutPlan, parse
 
 if TYPE_CHECKING:
-    from canary_middleware.core.progress import Finding
+    from canary_middleware._core.lifecycle.progress import Finding
 
 SHAPE = (100, 110, 120, 130, 140, 150, 160, 170, 180, 190)
 """Ten buckets, evenly: each tick of ten requests has one in each."""

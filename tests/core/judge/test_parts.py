@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from canary_middleware.core import durations
-from canary_middleware.core.judge import Group, Side, Tick
-from canary_middleware.core.judge.balance import Balance
-from canary_middleware.core.judge.dispersion import Dispersion, of_share
-from canary_middleware.core.judge.interference import Interference
-from canary_middleware.core.judge.latency import GRACED
-from canary_middleware.core.judge.limit import bad_of, share_of
-from canary_middleware.core.judge.onset import reserve
-from canary_middleware.core.judge.past import MEMORY, Past
-from canary_middleware.core.judge.tick import from_plain, to_plain
-from canary_middleware.core.judge.totals import Totals
-from canary_middleware.core.plan import Criterion
+from canary_middleware._core.evidence import Group, Side, Tick
+from canary_middleware._core.evidence.balance import Balance
+from canary_middleware._core.evidence.dispersion import Dispersion, of_share
+from canary_middleware._core.evidence.interference import Interference
+from canary_middleware._core.evidence.latency import GRACED
+from canary_middleware._core.evidence.limit import bad_of, share_of
+from canary_middleware._core.evidence.onset import reserve
+from canary_middleware._core.evidence.past import MEMORY, Past
+from canary_middleware._core.evidence.tick import from_plain, to_plain
+from canary_middleware._core.evidence.totals import Totals
+from canary_middleware._core.plan import durations
+from canary_middleware._core.plan.schema import Criterion
 from canary_middleware.errors import ConfigError
 
 SIDE = Side(10, 2, 1, {30: 4, 80: 6}, {3: Group(10, 2, 600)}, 5)

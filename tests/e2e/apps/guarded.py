@@ -19,11 +19,17 @@ import fastapi
 import flask
 from fastapi.responses import PlainTextResponse
 
-from canary_middleware import Canary, asgi, by_header, handlers, wsgi
+from canary_middleware import (
+    Canary,
+    asgi,
+    by_header,
+    handlers,
+    wsgi,
+)
 from canary_middleware.flask import init_app
 
 if TYPE_CHECKING:
-    from canary_middleware.core.exchange import Exchange
+    from canary_middleware._core.exchange import Exchange
 
 if "METRICS_PORT" in os.environ:
     from opentelemetry import metrics

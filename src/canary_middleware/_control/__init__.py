@@ -1,0 +1,1 @@
+"""Whoever decides for all processes: the controller, its evidence, and where its figures come from."""

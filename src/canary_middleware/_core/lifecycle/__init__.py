@@ -1,0 +1,1 @@
+"""A rollout's record, and the moves it may make."""

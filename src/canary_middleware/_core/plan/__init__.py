@@ -1,0 +1,1 @@
+"""The plan: one rollout's settings as written, read, checked and compared."""

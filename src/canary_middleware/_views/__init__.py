@@ -1,0 +1,1 @@
+"""State and counts in, words and pictures out."""
