@@ -17,17 +17,9 @@ from hypothesis import strategies as st
 
 from canary_middleware._core.exchange import Exchange, Failure
 from canary_middleware._core.lifecycle.rollout import Assignment, Variant, Variants
+from canary_middleware._core.tallies import BOUNDS_S, OTEL_BOUNDS_S, OVERFLOW, Cell, Series, Snapshot
 from canary_middleware._serving import counts as counting
-from canary_middleware._serving.counts import (
-    BOUNDS_S,
-    MAX_SETS,
-    OTEL_BOUNDS_S,
-    OVERFLOW,
-    Cell,
-    Counts,
-    Series,
-    Snapshot,
-)
+from canary_middleware._serving.counts import MAX_SETS, Counts
 from tests.support.wait import eventually
 
 if TYPE_CHECKING:

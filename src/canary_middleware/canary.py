@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ._core.plan.environment import Environment
     from ._core.plan.schema import EnvironmentNames, Plan, RolloutFields, RolloutPlan
     from ._core.ports import Recorder, RequestHead, Store
-    from ._serving.counts import Cell, Series
+    from ._core.tallies import Cell, Series
     from ._serving.guards import Guards
     from ._serving.plan_watch import PlanFile, PlanWatch
     from ._serving.recordings import Recordings
