@@ -478,6 +478,8 @@ class Canary:
                 self._recorder.fallback(exchange)
             except Exception as error:  # noqa: BLE001
                 self.troubles.report("telemetry", error, "that request's telemetry is incomplete")
+        # Its traceback holds the request's frames, and they hold the exchange: a cycle that only a collection ends.
+        failure.exception = None
 
     def record_db(self, seconds: float, system: str, operation: str, error_type: str | None = None) -> None:
         """One database operation of the request in hand; see ``telemetry.record_db``. Nothing without telemetry."""
