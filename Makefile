@@ -13,12 +13,12 @@ COVERAGE ?=
 # The user's own PYTHONPATH or active environment must not change what is tested.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: demo test coverage bench bench-control bench-judge lint format clean
+.PHONY: demo test test-fast services coverage bench bench-control bench-judge lint format clean
 
 demo: $(READY)
 	@$(BIN)/python -m examples.demo $(ARGS)
 
-test: $(READY)
+test: $(READY) services
 ifeq ($(COVERAGE),)
 	$(BIN)/python -m pytest $(ARGS)
 else
@@ -29,6 +29,14 @@ else
 	@echo "The decisions (core) are covered completely:"
 	$(BIN)/python -m coverage report --include='*/canary_middleware/_core/*' --fail-under=100
 endif
+
+# What is quick to run while working: the rules, the contract of all front doors, the command line. No real servers.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -q -x tests/contract/test_dispatch.py tests/contract/test_fallback.py tests/cli tests/adapters/test_asgi_seams.py \
+		tests/test_architecture.py tests/test_canary.py tests/core/test_transitions.py tests/core/test_plan.py $(ARGS)
+
+services:
+	@.ci/services
 
 coverage:
 	@$(MAKE) --no-print-directory test COVERAGE=1

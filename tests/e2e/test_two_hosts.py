@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from canary_middleware._core.assignment.bucketing import bucket
 from tests.support.hosts import Host, two_hosts
+from tests.support.needs import need
 from tests.support.servers import ROOT
 from tests.support.wait import eventually
 
@@ -39,6 +40,7 @@ class Fleet:
     """Two hosts with a service each, and an operator at the first."""
 
     def __init__(self, one: Host, two: Host, folder: Path) -> None:
+        need("redis-server", "redis-server")
         self.one = one
         self.urls = [f"http://{host.address}:{PORT}" for host in (one, two)]
         redis = ["redis-server", "--bind", one.address, "--port", "6390", "--save", "", "--protected-mode", "no"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from .needs import need
 from .redis_server import free_port
 from .wait import eventually
 
@@ -28,6 +29,7 @@ class PrometheusServer:
     """
 
     def __init__(self, target: str) -> None:
+        need("prometheus", "prometheus")
         self._target = target
         self._port = free_port()
         self._folder = tempfile.TemporaryDirectory(prefix="canary-prometheus-")

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .needs import need
 from .wait import eventually
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RedisServer:
         config: str | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
+        need("redis-server", "redis-server")
         self.port = port or free_port()
         self._config = [config] if config else []
         self.password = password
