@@ -181,6 +181,126 @@ def test_the_command_line_and_the_admin_api_know_no_framework() -> None:
     assert violations(files(), framework) == []
 
 
+ORDER = {
+    "errors": 0,
+    "_core": 1,
+    "_troubles": 1,
+    "stores": 2,
+    "telemetry": 2,
+    "_serving": 3,
+    "_control": 3,
+    "_views": 4,
+    "_store_link": 5,
+    "canary": 6,
+    "": 6.5,
+    "admin": 7,
+    "asgi": 8,
+    "wsgi": 8,
+    "fastapi": 9,
+    "flask": 9,
+    "django": 9,
+    "testing": 10,
+    "cli": 10,
+    "management": 11,
+}
+"""Rooms from the ground up: each may stand on those below it, and on none beside it."""
+
+# The façade opens its side of a store, and Flask lists the command line among its own commands, when they are asked to.
+OPENED_ON_DEMAND = {("flask", "cli")}
+# Type annotations that name each other. Nothing may join them; what leaves is taken off.
+KNOWN_CIRCLES = [
+    {
+        "_core.assignment.identity",
+        "_core.assignment.override",
+        "_core.assignment.policy",
+        "_core.evidence.guardrail",
+        "_core.exchange",
+        "_core.headers",
+        "_core.lifecycle.records",
+        "_core.lifecycle.rollout",
+        "_core.plan.changes",
+        "_core.plan.schema",
+        "_core.ports",
+    },
+    {"_core.evidence.judge", "_core.evidence.verdict"},
+]
+
+
+def room_of(module: str) -> str:
+    name = module.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
+    return name if name in ORDER else ""
+
+
+def edges() -> dict[str, set[str]]:
+    """Module → modules of ours that it imports in any way: at import, inside a function, for types only."""
+    modules = {module_name(path) for path in files()}
+    found: dict[str, set[str]] = {}
+    for path in files():
+        name = module_name(path)
+        for one in imports_of(path.read_text(), name, is_package=path.name == "__init__.py"):
+            if not within(one.module, PACKAGE):
+                continue
+            target = one.module if one.module in modules else one.module.rpartition(".")[0]
+            if target in modules and not within(name, target):
+                found.setdefault(name, set()).add(target)
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules each of which reaches every other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for target in graph.get(waiting.pop(), ()):
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append(target)
+        return seen
+
+    reach = {module: reached(module) for module in graph}
+    groups = [{other for other in reach[module] if module in reach.get(other, ())} for module in graph]
+    return [group for n, group in enumerate(groups) if group and group not in groups[:n]]
+
+
+def test_arrows_point_down() -> None:
+    upward = [
+        f"{name} imports {target}"
+        for name, targets in edges().items()
+        for target in targets
+        if room_of(name) != room_of(target)
+        and ORDER[room_of(target)] >= ORDER[room_of(name)]
+        and (room_of(name), room_of(target)) not in OPENED_ON_DEMAND
+    ]
+
+    assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    found = [{name.removeprefix(f"{PACKAGE}.") for name in group} for group in circles(edges())]
+
+    assert [group for group in found if not any(group <= known for known in KNOWN_CIRCLES)] == []
+    assert [known for known in KNOWN_CIRCLES if known not in found] == [], "cut: take it off the list"
+
+
+def test_a_circle_of_three_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+
+
+def test_at_most_twelve_modules_lie_at_the_root() -> None:
+    assert len([path for path in files() if path.parent == SRC / PACKAGE]) <= 12
+
+
+def test_nobody_below_the_facade_names_it() -> None:
+    below = [f"{PACKAGE}.{name}" for name, height in ORDER.items() if name and height < ORDER["canary"]]
+
+    def names_it(importer: str, one: Import) -> bool:
+        return within(importer, *below) and within(one.module, f"{PACKAGE}.canary")
+
+    assert violations(files(), names_it) == []
+
+
 def test_frameworks_are_imported_by_their_own_adapter_only() -> None:
     owners = {
         "django": ("django", "management"),

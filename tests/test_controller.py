@@ -16,7 +16,7 @@ from canary_middleware._core.lifecycle.records import Worker
 from canary_middleware._core.lifecycle.rollout import Rollout
 from canary_middleware._core.plan.durations import bucket
 from canary_middleware._core.plan.schema import parse
-from canary_middleware._serving.counts import BOUNDS_S
+from canary_middleware._core.tallies import BOUNDS_S
 from canary_middleware.errors import StoreUnavailable
 from canary_middleware.stores.changes import Control
 from canary_middleware.stores.memory import MemoryStore

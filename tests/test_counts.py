@@ -15,19 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canary_middleware._core import tallies
 from canary_middleware._core.exchange import Exchange, Failure
 from canary_middleware._core.lifecycle.rollout import Assignment, Variant, Variants
-from canary_middleware._serving import counts as counting
-from canary_middleware._serving.counts import (
-    BOUNDS_S,
-    MAX_SETS,
-    OTEL_BOUNDS_S,
-    OVERFLOW,
-    Cell,
-    Counts,
-    Series,
-    Snapshot,
-)
+from canary_middleware._core.tallies import BOUNDS_S, OTEL_BOUNDS_S, OVERFLOW, Cell, Series, Snapshot
+from canary_middleware._serving.counts import MAX_SETS, Counts
 from tests.support.wait import eventually
 
 if TYPE_CHECKING:
@@ -356,13 +348,13 @@ def test_counts_survive_being_stored_as_json(found: dict[Series, dict[int, int]]
         cell.buckets = buckets
         cell.total_s = 1.5
 
-    plain = json.loads(json.dumps(counting.to_plain(series)))
-    back = counting.from_plain(plain, variants)
+    plain = json.loads(json.dumps(tallies.to_plain(series)))
+    back = tallies.from_plain(plain, variants)
 
     assert {key: (cell.buckets, cell.total_s) for key, cell in back.items()} == {
         key: (cell.buckets, cell.total_s) for key, cell in series.items()
     }
-    assert {key.variant.role for key in counting.from_plain(plain)} == {key.variant.role for key in series}
+    assert {key.variant.role for key in tallies.from_plain(plain)} == {key.variant.role for key in series}
 
 
 def test_cells_are_merged_by_adding() -> None:
@@ -370,6 +362,6 @@ def test_cells_are_merged_by_adding() -> None:
     count(counts, 2, seconds=0.1)
     count(counts, 3, route="/b", seconds=1.0)
 
-    together = counting.merged(counts.snapshot().series.values())
+    together = tallies.merged(counts.snapshot().series.values())
 
     assert (together.count, together.total_s) == (5, pytest.approx(3.2))

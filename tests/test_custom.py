@@ -19,15 +19,8 @@ from canary_middleware import Canary, by_header, open_store
 from canary_middleware._control.recording_limits import LEAST, Recorded, custom_findings, radius
 from canary_middleware._core.exchange import active
 from canary_middleware._core.plan.schema import Criteria, parse
-from canary_middleware._serving.counts import from_plain, merge_plain
-from canary_middleware._serving.recordings import (
-    MOST_NAMES,
-    Moments,
-    Recordings,
-    custom_of,
-    custom_to_plain,
-    difference,
-)
+from canary_middleware._core.tallies import Moments, custom_of, custom_to_plain, from_plain, merge_plain
+from canary_middleware._serving.recordings import MOST_NAMES, Recordings, difference
 from canary_middleware.testing import force
 from tests.contract.behaviour import Call, Reply, raises
 from tests.contract.drivers import DRIVERS, Driver

@@ -6,8 +6,8 @@ import pytest
 
 from canary_middleware._core.lifecycle.rollout import Variant
 from canary_middleware._core.plan.schema import RolloutPlan, parse
+from canary_middleware._core.tallies import Cell, Series
 from canary_middleware._serving import counts
-from canary_middleware._serving.counts import Cell, Series
 from canary_middleware._views.summary import by_endpoint, summarise
 
 PLAN = parse({"rollout": {"checkout": {}}}).rollouts[0]

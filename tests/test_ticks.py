@@ -20,7 +20,7 @@ from canary_middleware._control.ticks import (
 )
 from canary_middleware._core.evidence.tick import Group
 from canary_middleware._core.exchange import Failure
-from canary_middleware._serving.counts import GRID, from_plain
+from canary_middleware._core.tallies import GRID, from_plain
 from canary_middleware._serving.in_flight import LATE_S, TIMEOUT_S, InFlight
 
 from .core.heads import Head
@@ -71,7 +71,7 @@ def serve(canary: Canary, user: str, status: int = 200) -> None:
 
 
 def windows(canary: Canary, second: int = 7) -> list[tuple[int, dict[str, Any]]]:
-    from canary_middleware._serving.counts import to_plain
+    from canary_middleware._core.tallies import to_plain
 
     snapshot = canary.counts.snapshot()
     return [(second, {**to_plain(snapshot.series), **groups_to_plain(snapshot.groups)})]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from canary_middleware._core.assignment.override import Rejected
 from canary_middleware._troubles import Troubles
+from canary_middleware.testing import FakeClock
 
 if TYPE_CHECKING:
     import pytest
@@ -36,3 +38,23 @@ def test_the_counts_handed_out_do_not_change_afterwards() -> None:
     troubles.report("identity", ValueError("x"), "stable serves")
 
     assert before == {}
+
+
+def test_one_line_a_minute_is_told_of_a_cause_with_the_number_held_back(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    troubles = Troubles(clock)
+
+    for _ in range(5):
+        troubles.tell(("fallback", "v2"), "v2 failed", ValueError("why"))
+    troubles.tell(("fallback", "v3"), "v3 failed")
+    clock.advance(60)
+    troubles.tell(("fallback", "v2"), "v2 failed")
+
+    assert caplog.messages == ["v2 failed", "v3 failed", "v2 failed (4 more of these since the last line)"]
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, False]
+
+
+def test_what_a_client_did_is_told_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    Troubles().report("override", Rejected("forged"), "it asked for nothing")
+
+    assert [record.exc_info for record in caplog.records] == [None]

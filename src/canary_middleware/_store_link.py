@@ -14,7 +14,7 @@ from weakref import ref
 
 from ._control.ticks import flight_to_plain, groups_to_plain, users_to_plain
 from ._core.lifecycle.records import from_record
-from ._serving.counts import Cell, to_plain
+from ._core.tallies import Cell, to_plain
 from ._serving.follower import Follower
 from ._serving.in_flight import InFlight
 from ._serving.last_known import LastKnownFile
@@ -37,10 +37,9 @@ if TYPE_CHECKING:
     from ._control.controller import ControllerThread
     from ._core.lifecycle.rollout import Rollout, Variant
     from ._core.ports import Store
-    from ._serving.counts import Series
+    from ._core.tallies import Key, Moments, Series
     from ._serving.plan_watch import PlanFile
-    from ._serving.recordings import Key, Moments
-    from .canary import Canary
+    from ._serving.served import Served
 
 # The first request of a process waits this long for the store, once; a local file answers in a few milliseconds.
 FIRST_READ_S: Final = 0.3
@@ -74,7 +73,7 @@ class Sharing:
         decides: whether this process may be the one that decides for all.
     """
 
-    def __init__(self, canary: Canary, store: Store, file: PlanFile | None = None, *, decides: bool = True) -> None:
+    def __init__(self, canary: Served, store: Store, file: PlanFile | None = None, *, decides: bool = True) -> None:
         self._canary = ref(canary)
         canary.counts.is_judged = True
         self._decides = decides
@@ -89,7 +88,7 @@ class Sharing:
         self._make_locks()
         self._last_known = None if store.url.startswith("memory:") else LastKnownFile(self._place(canary))
 
-    def _place(self, canary: Canary) -> Path:
+    def _place(self, canary: Served) -> Path:
         """Where the next process with this plan looks for the last state."""
         names = [rollout.name for rollout in canary.rollouts() if canary.is_declared(rollout.name)]
         return LastKnownFile.beside(self.store.url, names).path
@@ -153,7 +152,7 @@ class Sharing:
             return
         atexit.register(_stop, ref(follower))
 
-    def _deciding(self, canary: Canary, follower: Follower) -> ControllerThread:
+    def _deciding(self, canary: Served, follower: Follower) -> ControllerThread:
         from ._control.controller import Controller, ControllerThread
 
         report = canary.troubles.report
@@ -195,7 +194,7 @@ class Sharing:
 
     def _tell(
         self,
-        canary: Canary,
+        canary: Served,
         name: str,
         verb: str,
         transition: Callable[[Rollout], Rollout],
@@ -349,11 +348,12 @@ class Sharing:
         }
         return {**to_plain(fresh), **further} or None
 
-    def _fresh_recordings(self, canary: Canary) -> dict[str, Any]:
+    def _fresh_recordings(self, canary: Served) -> dict[str, Any]:
         """What the app has recorded since the last look."""
         if canary.recordings is None:
             return {}
-        from ._serving.recordings import custom_to_plain, difference
+        from ._core.tallies import custom_to_plain
+        from ._serving.recordings import difference
 
         now = canary.recordings.snapshot()
         fresh = difference(now, self._recorded)
@@ -375,7 +375,7 @@ class Sharing:
         self._grouped = now
         return groups_to_plain(fresh)
 
-    def _remember(self, canary: Canary) -> None:
+    def _remember(self, canary: Served) -> None:
         """Serve what the last process here knew, until the store says more."""
         found = None if self._last_known is None else self._last_known.load()
         if found is None:

@@ -4,10 +4,11 @@ What goes wrong inside us while serving: logged once per cause, counted for tele
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from logging import Logger
 
 
@@ -18,12 +19,39 @@ def logger() -> Logger:
     return logging.getLogger("canary_middleware")
 
 
-class Troubles:
-    """Dynamic failures of one process, by component and error class."""
+INTERVAL_S: Final = 60.0
+"""One line per cause and minute: thousands of the same one hide what else is said."""
 
-    def __init__(self) -> None:
+
+class Troubles:
+    """
+    Dynamic failures of one process, by component and error class.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._counts: dict[tuple[str, str], int] = {}
         self._said: dict[str, str] = {}
+        self._held_back: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def tell(self, cause: tuple[str, ...], message: str, error: BaseException | None = None) -> None:
+        """
+        Log *message*, at most once per cause and minute; the next one says how many were held back.
+
+        Args:
+            error: what it is about, whose traceback is logged with it.
+        """
+        now = self._clock()
+        last, more = self._held_back.get(cause, (now - INTERVAL_S, 0))
+        if now - last < INTERVAL_S:
+            self._held_back[cause] = (last, more + 1)
+            return
+        self._held_back[cause] = (now, 0)
+        since = f" ({more} more of these since the last line)" if more else ""
+        logger().error("%s%s", message, since, exc_info=error)
 
     def report(self, component: str, error: BaseException, consequence: str, *, matter: str = "") -> None:
         """
@@ -47,7 +75,8 @@ class Troubles:
                 cause[1],
                 error,
                 consequence,
-                exc_info=error,
+                # A client's doing has no place in our code that anybody need look at.
+                exc_info=None if getattr(error, "is_of_a_client", False) else error,
             )
 
     def counts(self) -> Mapping[tuple[str, str], int]:

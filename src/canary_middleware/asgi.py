@@ -7,10 +7,13 @@ The front door of bare ASGI apps, and of Starlette and FastAPI, which are such.
 from __future__ import annotations
 
 import io
-from asyncio import CancelledError
+import sys
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.endings import ending_of
 from ._core.exchange import (
     UNAVAILABLE,
     Exchange,
@@ -25,16 +28,18 @@ from ._serving.dispatch import Rewrite, picker
 from ._serving.request_text import find_cookie, find_query, is_json, length_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+    from contextvars import Token
 
     from ._core.assignment.endpoints import Match
     from ._core.assignment.policy import Door
+    from ._core.exchange import Uncovered
     from ._core.lifecycle.rollout import Assignment
     from ._core.ports import Message, Receive, Scope, Send
     from .admin import Admin, Mount
     from .canary import Canary
 
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[Any]]
 
 _UNREAD: Final = object()
 _CHUNK_BYTES: Final = 64 * 1024
@@ -73,7 +78,7 @@ class _Request(Exchange):
     One object and not three, because it is made for every request.
     """
 
-    __slots__ = ("_attributes", "_owner", "_receive", "_send", "match", "received", "resume", "scope")
+    __slots__ = ("_attributes", "_owner", "_receive", "_send", "match", "outer", "received", "resume", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, owner: CanaryMiddleware) -> None:
         # Exchange.__init__, without the call.
@@ -84,6 +89,7 @@ class _Request(Exchange):
         self.has_ended = False
         self.odd = None
         self.scope = scope
+        self.outer: Scope | None = None
         self._receive = receive
         self._send = send
         self._owner = owner
@@ -226,30 +232,28 @@ class CanaryMiddleware:
 
     async def __call__(  # noqa: C901 - flat, because it is the path of every request
         self, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    ) -> Any:
         kind = scope["type"]
         if kind == "http":
             if self._admin is not None and await self._admin.asgi(scope, receive, send):
-                return
+                return None
+            if self._is_inside(scope):
+                return await self.app(scope, receive, send)
             talk = _Http(scope, receive, send, self)
             try:
                 exchange = self.canary.begin(talk)  # pyright: ignore[reportArgumentType]
             except BodyNotRead as wanted:
                 exchange = await _with_body(self.canary, talk, wanted)
             if exchange is None:
-                await self._uncovered(scope, talk.receive_again(), send)
-                return
+                return await self._uncovered(scope, talk.receive_again(), send)
             door = talk.door
             if talk.variant.role == "canary":
                 if talk.method in door.fallback_methods:
-                    await self._guarded(talk)
-                    return
+                    return await self._guarded(talk)
             elif door.is_retired and door.is_gone(talk.assignment):
-                await _gone(talk)
-                return
+                return await _gone(talk)
             if talk.span is not None or self._rewrite is not None:
-                await self.run(talk)
-                return
+                return await self.run(talk)
             # What run() does, without a coroutine of its own: this is the path of nearly every request.
             state = scope.get("state")
             if state is None:
@@ -258,45 +262,63 @@ class CanaryMiddleware:
                 state["canary"] = talk.assignment
             token = active.set(talk)
             try:
-                await self.app(scope, talk.receive, talk.send)
+                said = await self.app(scope, talk.receive, talk.send)
             except BaseException as error:
                 talk.failed(error)
                 raise
             finally:
-                active.reset(token)
+                _reset(token)
             if not talk.has_ended:
                 talk.returned()
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
-        elif kind == "lifespan":
+            return said
+        if kind == "websocket":
+            if self._is_inside(scope):
+                return await self.app(scope, receive, send)
+            return await self._websocket(scope, receive, send)
+        if kind == "lifespan":
             from ._serving.lifespan import with_farewell
 
-            await with_farewell(self.app, scope, receive, send, self.canary.close)
-        else:
-            await self._uncovered(scope, receive, send)
+            return await with_farewell(self.app, scope, receive, send, self.canary.close)
+        return await self._uncovered(scope, receive, send)
 
-    async def run(self, talk: _Http | _Websocket) -> None:
+    def _is_inside(self, scope: Scope) -> bool:
+        """Whether this very request was decided by the same Canary further out: wrapped twice, or a mounted child."""
+        state = scope.get("state")
+        if state is None or "canary" not in state:
+            return False
+        outer = active.get()
+        if outer is None or outer.assignment is not state["canary"]:
+            return False
+        return not isinstance(outer, Exchange) or outer.door.router.variants is self.canary.variants
+
+    async def run(self, talk: _Http | _Websocket) -> Any:
         """The app, with its Exchange visible, our span current and its end noticed."""
         try:
-            await self._inside(talk, talk.receive, talk.send)
+            said = await self._inside(talk, talk.receive, talk.send)
         except BaseException as error:
             talk.failed(error)
             raise
         if not talk.has_ended:
             talk.returned()
+        return said
 
-    async def _inside(self, talk: _Http | _Websocket, receive: Receive, send: Send) -> None:
+    async def _inside(self, talk: _Http | _Websocket, receive: Receive, send: Send) -> Any:
         """The app at its version's path, where ``current()`` answers and our span is current."""
         recorder = self.canary.recorder if talk.span is not None else None
-        scope = talk.scope = self._scope_for(talk.scope, talk.assignment)
+        outer = talk.scope
+        scope = talk.scope = self._scope_for(outer, talk.assignment)
+        if scope is not outer and talk.outer is None:
+            talk.outer = outer
         token = active.set(talk)
         span_token = None if recorder is None else recorder.attach(talk)
         try:
-            await self.app(scope, receive, send)
+            return await self.app(scope, receive, send)
         finally:
             if recorder is not None:
                 recorder.detach(talk, span_token)
-            active.reset(token)
+            _reset(token)
+            if talk.outer is not None:
+                talk.publish()
 
     def _scope_for(self, scope: Scope, assignment: Assignment) -> Scope:
         """What the app sees: the scope with its Assignment in ``state``, at the path of its version."""
@@ -319,14 +341,14 @@ class CanaryMiddleware:
             state["canary"] = assignment
         return scope
 
-    async def _uncovered(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _uncovered(self, scope: Scope, receive: Receive, send: Send) -> Any:
         token = active.set(self.canary.uncovered)
         try:
-            await self.app(scope, receive, send)
+            return await self.app(scope, receive, send)
         finally:
-            active.reset(token)
+            _reset(token)
 
-    async def _guarded(self, talk: _Http) -> None:
+    async def _guarded(self, talk: _Http) -> Any:
         """A canary that stable takes over from if it fails before its first byte."""
         fresh = talk.scope
         # The canary gets a copy, so that stable finds the scope as the server made it.
@@ -334,25 +356,26 @@ class CanaryMiddleware:
         if "state" in fresh:
             talk.scope["state"] = dict(fresh["state"])
         session = self._kept_session(fresh["session"]) if "session" in fresh else None
-        guard = _Guard(talk)
+        before = copy_context()
+        guard = _Guard(talk, fresh)
+        said = None
         try:
-            await self._inside(talk, guard.receive, guard.send)
-        except Exception as error:
+            said = await self._inside(talk, guard.receive, guard.send)
+        except BaseException as error:
             if not await guard.takes(error):
                 raise
-        except BaseException as error:
-            talk.failed(error)
-            raise
         if guard.failure is None and not await guard.is_silent():
-            return
+            return said
         if talk.has_left:
             talk.aborted()
-            return
+            return said
         self.canary.fell_back(talk, guard.failure or Failure(500, "500"))
         if session is not None:
             session.restore()
+        talk.outer = None
         talk.rewind(fresh, guard.tape.replay)
-        await self.run(talk)
+        # What the canary left in context variables (a language, a time zone, a logger's fields) is not stable's.
+        return await _Within(before, self.run(talk))
 
     def _kept_session(self, session: object) -> _KeptSession | None:
         try:
@@ -361,17 +384,71 @@ class CanaryMiddleware:
             self.canary.troubles.report("fallback", error, "stable finds what a failed canary wrote there")
             return None
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
         talk = _Websocket(scope, receive, send, self)
         if self.canary.begin(talk) is None:  # pyright: ignore[reportArgumentType]
-            await self._uncovered(scope, receive, send)
-        elif talk.door.is_gone(talk.assignment):
+            return await self._uncovered(scope, receive, send)
+        if talk.door.is_gone(talk.assignment):
             await receive()
             talk.status = 410
             await send({"type": "websocket.close", "code": 1000})
             talk.finish()
-        else:
-            await self.run(talk)
+            return None
+        return await self.run(talk)
+
+
+def _reset(token: Token[Exchange | Uncovered | None]) -> None:
+    """Undo ``active.set``; a coroutine that is thrown away with its loop ends in a context of nobody's, and may."""
+    with suppress(ValueError):
+        active.reset(token)
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task is being cancelled; under another event loop than asyncio's its own word is taken."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        task = None if asyncio is None else asyncio.current_task()
+    except RuntimeError:
+        return True
+    return task is None or task.cancelling() > 0
+
+
+class _Within:
+    """
+    Awaits a coroutine in *context*, in the same task, and leaves behind what it has set there.
+
+    A task of its own would be cancelled, timed and named as another.
+    """
+
+    def __init__(self, context: Context, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._context = context
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        run, coroutine = self._context.run, self._coroutine
+        try:
+            waiting = run(coroutine.send, None)
+            while True:
+                try:
+                    value = yield waiting
+                except GeneratorExit:
+                    run(coroutine.close)
+                    raise
+                except BaseException as error:  # noqa: BLE001 - what was thrown at us is thrown at it
+                    waiting = run(coroutine.throw, error)
+                else:
+                    waiting = run(coroutine.send, value)
+        except StopIteration as done:
+            return done.value
+        finally:
+            for variable in self._context:
+                _copy(variable, self._context)
+
+
+def _copy(variable: ContextVar[Any], context: Context) -> None:
+    value = context[variable]
+    if variable is not active and variable.get(None) is not value:
+        variable.set(value)
 
 
 async def _with_body(canary: Canary, talk: _Http, wanted: BodyNotRead) -> Exchange | None:
@@ -485,25 +562,36 @@ class _Http(_Request):
 
     def begun(self, message: Message) -> Message:
         """The start of the answer, with our headers behind the app's; the app's message and list stay as they are."""
-        self.status = message["status"]
+        status = message.get("status")
+        self.status = status if isinstance(status, int) else 500  # the server will refuse it
         if "route" in self.scope:
             self.note_route()
+        if self.outer is not None:
+            self.publish()
         if message.get("trailers"):
             self.wants_trailers = True
-        headers = [*message.get("headers", ())]  # any iterable, maybe one that can be read only once
         extra = self.door.extras[self.assignment[0]]
         if self.odd is None and not extra.wants_private:
-            return {**message, "headers": [*headers, *extra.raw]}
+            return {**message, "headers": [*message.get("headers", ()), *extra.raw]} if extra.raw else message
+        headers = [*message.get("headers", ())]  # any iterable, maybe one that can be read only once
         cache_control = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
         return {**message, "headers": [*headers, *encoded(more_headers(self, cache_control))]}
 
     def note_route(self) -> None:
         """The route template, once the router below has found one."""
-        route = self.scope.get("route")
-        if route is not None:
-            path = getattr(route, "path_format", None) or getattr(route, "path", None)
-            if path is not None:
-                self.route = self.scope.get("root_path", "") + path
+        found = template(self.scope, self._owner.app)
+        if found is not None:
+            self.route = found
+
+    def publish(self) -> None:
+        """Let those outside see what the version that answers wrote into its own scope, as they would without us."""
+        outer = self.outer
+        assert outer is not None
+        for key, value in self.scope.items():
+            if key == "state":
+                outer.setdefault("state", {}).update(value)
+            elif key not in ("path", "raw_path") and outer.get(key) is not value:
+                outer[key] = value
 
     def end(self) -> None:
         """The last byte is out."""
@@ -514,7 +602,7 @@ class _Http(_Request):
 
     def failed(self, error: BaseException) -> None:
         """The app raised *error*, or its task was cancelled because the client left."""
-        if self.has_left or isinstance(error, CancelledError):
+        if self.has_left or ending_of(error, is_cancelled=_is_cancelled()) == "left":
             self.aborted()
         else:
             if not self.status:
@@ -556,8 +644,9 @@ class _KeptSession:
 class _Guard:
     """Stands between a canary and its server, which hears nothing until the first byte is sure to be the canary's."""
 
-    def __init__(self, talk: _Http) -> None:
+    def __init__(self, talk: _Http, outer: Scope) -> None:
         self._talk = talk
+        self._outer = outer
         self.tape = _Taped(talk.receive_again(), talk.door.router.plan.body_cap)
         talk.rewind(talk.scope, self.tape.receive)
         self.failure: Failure | None = None
@@ -576,6 +665,9 @@ class _Guard:
 
     async def send(self, message: Message) -> None:
         if self.failure is not None:
+            if message.get("more_body"):
+                # The rest of a stream that nobody will get: told as a server tells that the client has gone (ASGI 2.4).
+                raise _Dropped
             return
         if self._is_committed:
             await self._talk.send(message)
@@ -586,7 +678,7 @@ class _Guard:
                 self.failure = Failure(status, str(status))
                 return
             # A copy: the app may use its message again before we pass it on.
-            self._held = {**message, "headers": [*message.get("headers", ())]}
+            self._held = {**message, "headers": [*message["headers"]]} if "headers" in message else dict(message)
             if _is_event_stream(self._held):
                 await self._commit()  # its client waits for the headers, maybe for minutes before the first event
         else:
@@ -595,16 +687,24 @@ class _Guard:
 
     async def _commit(self) -> None:
         """Pass on the start that was held back, if there is one."""
-        if not self._is_committed and self._held is not None:
-            self._is_committed = True
-            await self._talk.send(self._held)
+        if not self._is_committed:
+            self._talk.outer = self._outer
+            if self._held is not None:
+                self._is_committed = True
+                await self._talk.send(self._held)
 
-    async def takes(self, error: Exception) -> bool:
+    async def takes(self, error: BaseException) -> bool:
         """Whether stable answers for a canary that raised *error*."""
-        if self._talk.has_left or not self._may_fall_back():
-            await self._commit()
+        if isinstance(error, _Dropped):
+            return True
+        ending = ending_of(error, is_cancelled=_is_cancelled())
+        if ending != "failed" or self._talk.has_left or not self._may_fall_back():
+            if ending == "failed":
+                await self._commit()
             self._talk.failed(error)
             return False
+        if self.failure is not None and _is_dropped(error):
+            return True
         # Starlette sends its 500 and raises on: the exception says more than the status.
         self.failure = Failure(self.failure.status if self.failure else 500, type(error).__qualname__, error)
         return True
@@ -618,6 +718,19 @@ class _Guard:
         if not talk.has_ended:
             talk.returned()
         return False
+
+
+class _Dropped(OSError):
+    """A canary's answer is not wanted any more: stable is about to answer."""
+
+
+def _is_dropped(error: BaseException | None) -> bool:
+    """Whether *error* is what a framework made of our word that the answer is not wanted any more."""
+    while error is not None:
+        if isinstance(error, _Dropped):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_event_stream(message: Message) -> bool:
@@ -721,6 +834,47 @@ class _Websocket(_Http):
             kind == "websocket.http.response.body" and not message.get("more_body", False)
         ):
             self.finish()
+
+
+def template(scope: Scope, app: object) -> str | None:
+    """
+    The route template that answers *scope*, such as ``/tenants/{tenant}/users/{uid}``; None before routing.
+
+    No value is ever part of it: where parameters stand in the path of a mount, the mount's own template is looked up.
+    """
+    route = scope.get("route")
+    if route is None:
+        return None
+    included = scope.get("fastapi")  # since 0.142 FastAPI keeps included routers, and the route is only its last part
+    effective = included.get("effective_route_context") if isinstance(included, dict) else None
+    if effective is not None and getattr(effective, "original_route", route) is route:
+        route = effective
+    path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
+    if path is None:
+        return None
+    root: str = scope.get("root_path", "")
+    mounted = root.removeprefix(scope.get("app_root_path", root))
+    return _mounts(mounted, app) + path if mounted else path
+
+
+def _mounts(path: str, app: object) -> str:
+    """The templates of the mounts that *path* went through; what no mount of *app* accounts for is left out."""
+    found = ""
+    while path:
+        while app is not None and not hasattr(app, "routes"):
+            app = getattr(app, "app", None)
+        for mount in getattr(app, "routes", None) or ():
+            match = (
+                mount.path_regex.match(path + "/") if hasattr(mount, "app") and hasattr(mount, "path_regex") else None
+            )
+            if match is not None:
+                found += mount.path
+                rest = "/" + match.groupdict().get("path", "")
+                path, app = rest.rstrip("/") if rest != "/" else "", mount.app
+                break
+        else:
+            return found
+    return found
 
 
 async def _gone(talk: _Http) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from ._core.assignment.bucketing import bucket_of
 from ._core.assignment.endpoints import EndpointTable
-from ._core.assignment.identity import Anonymous, Client, JsonField, Unreadable
+from ._core.assignment.identity import Anonymous, Client, JsonField, Unreadable, identity_text
 from ._core.assignment.override import OverrideReader, sign
 from ._core.assignment.policy import Door
 from ._core.exchange import Exchange, Uncovered
@@ -33,7 +33,7 @@ from ._core.plan.changes import versions_of
 from ._core.plan.schema import parse
 from ._core.ports import BodyNotRead
 from ._serving.counts import Counts
-from ._troubles import Troubles, logger
+from ._troubles import Troubles
 from .errors import ConfigError, StoreUnavailable, TransitionRefused
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ._core.plan.environment import Environment
     from ._core.plan.schema import EnvironmentNames, Plan, RolloutFields, RolloutPlan
     from ._core.ports import Recorder, RequestHead, Store
-    from ._serving.counts import Cell, Series
+    from ._core.tallies import Cell, Series
     from ._serving.guards import Guards
     from ._serving.plan_watch import PlanFile, PlanWatch
     from ._serving.recordings import Recordings
@@ -466,18 +466,19 @@ class Canary:
         """The canary failed before its first byte, and stable is about to serve the same request."""
         version = exchange.assignment.version
         exchange.fall_back(failure)
-        logger().error(
-            "canary %s of %s failed with %s; stable answers this request",
-            version,
-            exchange.variant.rollout,
-            failure.error_type,
-            exc_info=failure.exception,
+        rollout = exchange.variant.rollout
+        self.troubles.tell(
+            ("fallback", rollout, version, failure.error_type),
+            f"canary {version} of {rollout} failed with {failure.error_type}; stable answers this request",
+            failure.exception,
         )
         if self._recorder is not None:
             try:
                 self._recorder.fallback(exchange)
             except Exception as error:  # noqa: BLE001
                 self.troubles.report("telemetry", error, "that request's telemetry is incomplete")
+        # Its traceback holds the request's frames, and they hold the exchange: a cycle that only a collection ends.
+        failure.exception = None
 
     def record_db(self, seconds: float, system: str, operation: str, error_type: str | None = None) -> None:
         """One database operation of the request in hand; see ``telemetry.record_db``. Nothing without telemetry."""
@@ -637,20 +638,20 @@ class Canary:
             raise ConfigError(f"there is no rollout {name!r}: {meant}") from None
 
     def assign(
-        self, identity: str | None, *, rollout: str | None = None, attributes: Mapping[str, str] = _NOTHING
+        self, identity: str | int | None, *, rollout: str | None = None, attributes: Mapping[str, str] = _NOTHING
     ) -> Assignment:
         """The Assignment of *identity* outside a request: in jobs, consumers, or for a second rollout inside one."""
-        return self._slot(rollout).door.router.assign(identity or None, None, attributes)
+        return self._slot(rollout).door.router.assign(identity_text(identity) or None, None, attributes)
 
-    def version_for(self, identity: str | None, *, rollout: str | None = None) -> str:
+    def version_for(self, identity: str | int | None, *, rollout: str | None = None) -> str:
         """The version's name that *identity* gets; stable's for None or ``""``."""
         return self.assign(identity, rollout=rollout).version
 
-    def is_canary(self, identity: str | None, *, rollout: str | None = None) -> bool:
+    def is_canary(self, identity: str | int | None, *, rollout: str | None = None) -> bool:
         """Whether *identity* gets a canary."""
         return self.assign(identity, rollout=rollout).role == "canary"
 
-    def explain(self, identity: str, *, rollout: str | None = None) -> dict[str, Any]:
+    def explain(self, identity: str | int, *, rollout: str | None = None) -> dict[str, Any]:
         """
         Why *identity* gets what it gets, as plain data for people and tools.
 
@@ -660,6 +661,7 @@ class Canary:
         """
         slot = self._slot(rollout)
         router = slot.door.router
+        identity = identity_text(identity) or ""
         assignment = router.assign(identity or None)
         bucket = bucket_of(router.point(identity)) if identity else None
         return {

@@ -252,7 +252,7 @@ def _unstarted(exchange: Exchange) -> None:
     exchange.finish()
 
 
-_UNSTARTED: Final = "AssertionError"  # what wsgiref raises then
+_UNSTARTED: Final = "500"  # what servers answer then
 
 
 def _attach(recorder: Recorder | None, exchange: Exchange | Uncovered) -> object:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from canary_middleware.asgi import CanaryMiddleware, apps
 
@@ -104,33 +108,59 @@ def test_a_failing_lifespan_fails_as_without_us_and_is_still_said_farewell(break
 
 
 @pytest.mark.parametrize("app", [without, ignores])
-def test_an_app_without_lifespan_gets_a_silent_one_and_is_said_farewell(app: Any) -> None:
-    farewell = Farewell()
-
-    sent, error, _ = asyncio.run(lives(CanaryMiddleware(app, canary=farewell.canary)))
-
-    assert (sent, error, farewell.closed) == (SERVED, None, [1])
-
-
-@pytest.mark.parametrize(
-    ("app", "who"), [(without, "the app"), (apps(without, ignores), "version stable")], ids=["one app", "two versions"]
-)
-def test_what_an_app_without_lifespan_raised_is_logged_once(
-    app: Any, who: str, caplog: pytest.LogCaptureFixture
+def test_an_app_without_lifespan_has_none_and_is_said_farewell_at_the_end_of_the_process(
+    app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asyncio.run(lives(CanaryMiddleware(app, canary=make())))
+    registered: list[Any] = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    farewell = Farewell()
+    bare = asyncio.run(lives(app))
+
+    ours = asyncio.run(lives(CanaryMiddleware(app, canary=farewell.canary)))
+
+    assert ours == bare
+    assert farewell.closed == []
+    registered[0]()
+    assert farewell.closed == [1]
+
+
+def test_an_app_that_cannot_be_built_fails_its_start_as_without_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atexit.register", lambda _: None)
+
+    class Unbuildable:
+        def __init__(self, app: Any) -> None:
+            raise Late("its settings are wrong")
+
+    app = Starlette(middleware=[Middleware(Unbuildable)])
+
+    assert asyncio.run(lives(CanaryMiddleware(app, canary=make())))[1] is Late
+
+
+def test_a_signal_that_the_server_raises_again_waits_for_the_farewell() -> None:
+    code = """
+import os, signal
+from canary_middleware._serving.lifespan import part_at_exit
+signal.signal(signal.SIGTERM, lambda number, frame: print("server", flush=True))
+part_at_exit(lambda: print("farewell", flush=True))
+os.kill(os.getpid(), signal.SIGTERM)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.raise_signal(signal.SIGTERM)
+print("shut down", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stdout.split("\n") == ["server", "shut down", "farewell", ""]
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_what_a_version_without_lifespan_raised_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    asyncio.run(lives(CanaryMiddleware(apps(without, ignores), canary=make())))
 
     (record,) = [record for record in caplog.records if record.name == "canary_middleware"]
     assert record.exc_info is not None
     assert record.exc_info[0] is NotImplementedError
     assert record.levelname == "WARNING"
-    assert record.getMessage().startswith(who)
-
-
-def test_an_app_that_returns_at_once_is_none_to_speak_of(caplog: pytest.LogCaptureFixture) -> None:
-    asyncio.run(lives(CanaryMiddleware(ignores, canary=make())))
-
-    assert caplog.records == []
+    assert record.getMessage().startswith("version stable")
 
 
 def test_a_startup_that_failed_without_being_asked_is_not_taken_for_an_app_without_lifespan() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from canary_middleware import Canary
 from canary_middleware._core.lifecycle import transitions
-from canary_middleware._serving.counts import BOUNDS_S
+from canary_middleware._core.tallies import BOUNDS_S
 from canary_middleware._views.status import stages_of
 from canary_middleware.errors import StoreUnavailable
 

@@ -15,6 +15,7 @@ from canary_middleware._core.assignment.identity import (
     Client,
     Custom,
     JsonField,
+    identity_text,
     is_usable,
     parse_source,
 )
@@ -215,3 +216,10 @@ def test_an_identity_is_not_empty_and_not_huge() -> None:
     assert not is_usable("x" * 1_000_000)
     assert not is_usable("")
     assert not is_usable(None)
+
+
+def test_a_number_is_its_decimal_text_and_anything_else_is_refused() -> None:
+    assert [identity_text(one) for one in (None, "", "7", 7, -1)] == [None, "", "7", "7", "-1"]
+    for wrong in (True, 1.5, b"7", object()):
+        with pytest.raises(TypeError, match="an identity is text or an int, not"):
+            identity_text(wrong)

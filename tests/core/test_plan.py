@@ -486,8 +486,12 @@ def test_a_stage_is_the_same_after_copying_and_pickling() -> None:
     assert copy.copy(stage) == copy.deepcopy(stage) == pickle.loads(pickle.dumps(stage)) == stage
 
 
-def test_a_stage_in_shadow_may_be_followed_by_the_same_weight() -> None:
-    assert len(plan(stages=[{"weight": 0, "shadow": True, "advance": "Mon 09:00-17:00 UTC"}, 0]).stages) == 2
+def test_a_stage_in_shadow_is_refused_while_there_is_no_shadow() -> None:
+    with pytest.raises(ConfigError, match=r"stages\[0\].shadow is True: there are no shadow stages yet"):
+        plan(stages=[{"weight": 10, "shadow": True}, 100])
+
+
+def test_stages_with_baking_and_criteria_can_be_written_back() -> None:
     assert to_mapping(Plan(rollouts=(plan(stages=[Stage(5, bake="1h", criteria={"min_requests": 5})]),)))
 
 

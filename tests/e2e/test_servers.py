@@ -293,7 +293,7 @@ def uvicorn_here(canary: Canary) -> Iterator[str]:
         await send({"type": "http.response.body", "body": scope["state"]["canary"].version.encode()})
 
     port = servers.free_port()
-    config = uvicorn.Config(AsgiMiddleware(app, canary=canary), port=port, log_level="error", lifespan="on")
+    config = uvicorn.Config(AsgiMiddleware(app, canary=canary), port=port, log_level="error", lifespan="auto")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

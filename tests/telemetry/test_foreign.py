@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from canary_middleware import telemetry
-from canary_middleware._serving.counts import OTEL_BOUNDS_S
+from canary_middleware._core.tallies import OTEL_BOUNDS_S
 from canary_middleware.telemetry import names
 from canary_middleware.telemetry.series import INSTRUMENTS, MAX_SETS, Admission
 from tests.telemetry.drive import middleware, plain, request

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from canary_middleware import Canary, telemetry
-from canary_middleware._serving.counts import OTEL_BOUNDS_S
+from canary_middleware._core.tallies import OTEL_BOUNDS_S
 from canary_middleware.errors import ConfigError
 from canary_middleware.telemetry import names, pipeline
 from tests.telemetry.drive import canary, middleware, plain, request

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.assignment.bucketing import BUCKETS
 from .._core.evidence import Judge, Side, Tick, settings_of
 from .._core.lifecycle.progress import Finding, stage_began
-from .._serving.counts import USERS
-from .._views.status import BEGINNINGS, finding_note
+from .._core.lifecycle.records import BEGINNINGS, finding_note
+from .._core.tallies import USERS
 from .findings import with_tests
 from .journal import Journal
 from .prometheus import PrometheusSource, SourceAway, Window

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._core.lifecycle import transitions
 from .._core.lifecycle.progress import stage_began
-from .._views.status import BEGINNINGS
+from .._core.lifecycle.records import BEGINNINGS
 from ..errors import ConfigError
 from .findings import limit_test
 

@@ -18,8 +18,7 @@ from urllib.request import Request, urlopen
 
 from .._core.evidence.tick import Side, Tick
 from .._core.plan.durations import bucket
-from .._serving.counts import OTEL_BOUNDS_S
-from .._views.summary import UNAVAILABLE
+from .._core.tallies import OTEL_BOUNDS_S, UNAVAILABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import log, sqrt
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .._serving.recordings import custom_of
+from .._core.tallies import custom_of
 from .findings import limit_test
 from .ticks import ticks_of
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .._core.evidence.tick import GROUPS, Group, Side, Tick
 from .._core.lifecycle.rollout import RANDOMISED
 from .._core.plan.durations import BOUNDS_S, BUCKETS, upper_s
-from .._serving.counts import FOR_THE_JUDGE, GRID, USERS
-from .._views.summary import UNAVAILABLE
+from .._core.tallies import FOR_THE_JUDGE, GRID, UNAVAILABLE, USERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

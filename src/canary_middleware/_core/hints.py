@@ -14,7 +14,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of *known* that is spelt most like *word*; None where none is near."""
     from difflib import get_close_matches  # here: whoever mistypes nothing need not load it
 
-    return next(iter(get_close_matches(word, known, 1)), None)
+    names = list(known)
+    # Somebody who stopped typing means what begins so, and of several the first: a look is listed before a change.
+    begun = next((name for name in names if len(word) > 1 and name.startswith(word)), None)
+    return begun or next(iter(get_close_matches(word, names, 1)), None)
 
 
 def hint(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 
     from .assignment.endpoints import Match
     from .assignment.identity import Source
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
+    ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+    Environ = dict[str, Any]  # PEP 3333 puts anything there
+    StartResponse = Callable[..., Callable[[bytes], object]]
+    WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 class RequestHead(Protocol):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .._core.evidence.guardrail import Trip
     from .._core.exchange import Exchange
     from .._core.lifecycle.rollout import Rollout
-    from ..canary import Canary
+    from .served import Served
 
 ACTOR: Final = "guardrail"
 
@@ -46,7 +46,7 @@ class Guards:
         canary: whose rollouts they are.
     """
 
-    def __init__(self, canary: Canary) -> None:
+    def __init__(self, canary: Served) -> None:
         self._canary = canary
         self._guards: dict[str, Guard] = {}
 

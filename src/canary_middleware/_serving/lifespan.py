@@ -5,12 +5,16 @@ ASGI lifespans: several apps' as one, and a moment at shutdown to hand over what
 from __future__ import annotations
 
 import asyncio
+import atexit
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 from .._troubles import logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from types import FrameType
 
     from .._core.ports import Message, Receive, Scope, Send
 
@@ -19,10 +23,9 @@ if TYPE_CHECKING:
 
 async def with_farewell(app: App, scope: Scope, receive: Receive, send: Send, farewell: Callable[[], object]) -> None:
     """
-    *app*'s lifespan, and *farewell* before its shutdown is reported complete.
+    *app*'s lifespan as it is, exceptions and all, and *farewell* before its shutdown is reported complete.
 
-    An app that raises before it asks for its first message has no lifespan; it gets a silent one, because servers such
-    as uvicorn end by SIGTERM without running ``atexit``, and the last interval's telemetry would be lost.
+    Where the app has none, *farewell* is called when the process ends, also where a server ends it by a signal.
     """
     has_spoken = False
     has_parted = False
@@ -47,26 +50,47 @@ async def with_farewell(app: App, scope: Scope, receive: Receive, send: Send, fa
 
     try:
         await app(scope, asked, sent)
-    except Exception as error:
+    except Exception:
         if has_spoken:
             await part()  # a lifespan that breaks must not take the last interval with it
-            raise
-        _tell("the app", error)
-    if not has_spoken:
-        await _silent(receive, sent)
+        raise
+    finally:
+        if not has_spoken:
+            part_at_exit(farewell)
+
+
+def part_at_exit(farewell: Callable[[], object]) -> None:
+    """
+    Call *farewell* when the interpreter ends, also where the server would end it by a signal before that.
+
+    uvicorn handles SIGTERM itself and, once it has shut down, restores the handler it found and raises the signal
+    again: the process dies without ``atexit``. So from the first SIGTERM on the signal is kept back in this thread:
+    what is raised again waits until *farewell* has run, and then ends the process as it would have.
+    """
+    held: list[int] = []
+
+    def part() -> None:
+        farewell()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+
+    atexit.register(part)
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before):
+        return
+
+    def chained(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        before(number, frame)
+
+    signal.signal(signal.SIGTERM, chained)
 
 
 def _tell(who: str, error: Exception) -> None:
     """It may be an app without a lifespan, or one that cannot start: only its author can say."""
     logger().warning("%s raised before its lifespan began, and is served without one", who, exc_info=error)
-
-
-async def _silent(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 async def _in_thread(function: Callable[[], object]) -> None:

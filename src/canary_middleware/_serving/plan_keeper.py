@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from .._core.lifecycle.rollout import Rollout
     from .._core.plan.schema import RolloutPlan
-    from ..canary import Canary
     from ..stores.changes import Control
     from .plan_watch import Edits
+    from .served import Served
 
 
 class _Own(NamedTuple):
@@ -56,7 +56,7 @@ class PlanKeeper:
         edits: of the plan file.
     """
 
-    def __init__(self, canary: Canary, control: Control, edits: Edits) -> None:
+    def __init__(self, canary: Served, control: Control, edits: Edits) -> None:
         self._canary = ref(canary)
         self._control = control
         self._edits = edits
@@ -110,14 +110,14 @@ class PlanKeeper:
         if current.phase not in IN_PROGRESS and declared_by(current) != own.fingerprint:
             self._write(current, own, actor)
 
-    def _own_of(self, canary: Canary, name: str) -> _Own:
+    def _own_of(self, canary: Served, name: str) -> _Own:
         plan = canary.declared(name)
         known = self._own.get(name)
         if known is None or known.plan is not plan:
             known = self._own[name] = _Own(plan, fingerprint(plan))
         return known
 
-    def _settle(self, canary: Canary, served: Rollout, worker_id: str) -> Rollout | None:
+    def _settle(self, canary: Served, served: Rollout, worker_id: str) -> Rollout | None:
         """The rollout with our plan, where that was brought to the store now."""
         name = served.name
         own = self._own_of(canary, name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import os
 
     from .._core.plan.schema import Plan, RolloutPlan
-    from ..canary import Canary
+    from .served import Served
 
 LOOK_S: Final = 0.5
 """How often the file is looked at. It must look the same twice before it is read: an editor may be half through."""
@@ -115,7 +115,7 @@ class Edits:
         """What the plan is called in messages."""
         return "the app's plan" if self.file is None else self.file.name
 
-    def look(self, canary: Canary) -> None:
+    def look(self, canary: Served) -> None:
         """Look at the file once. Never raises: a problem is kept, counted, and logged where it is a new one."""
         file = self.file
         if file is None:
@@ -151,7 +151,7 @@ class PlanWatch:
         edits: of that plan.
     """
 
-    def __init__(self, canary: Canary, edits: Edits) -> None:
+    def __init__(self, canary: Served, edits: Edits) -> None:
         self._canary = ref(canary)
         self.edits = edits
         self._stopping = threading.Event()
@@ -185,7 +185,7 @@ class PlanWatch:
             del self.edits.pending[name]
             self.edits.notes.pop(name, None)
 
-    def _follow(self, canary: Canary, name: str, old: RolloutPlan) -> None:
+    def _follow(self, canary: Served, name: str, old: RolloutPlan) -> None:
         before = canary.rollout(name)
         plan = rebased(before.plan, old, canary.declared(name))
         after = canary.change("plan", lambda current: change_plan(current, plan), rollout=name, actor="plan file")

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import threading
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from .._core.exchange import Uncovered, active
 from .._core.lifecycle.rollout import RANDOMISED
+from .._core.tallies import NO_RECORDINGS, Key, Moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._core.lifecycle.rollout import Variant
-    from ..canary import Canary
+    from .served import Served
 
 MOST_NAMES: Final = 50
 """Metrics of one process; a name made of an order number would otherwise fill the memory."""
@@ -27,39 +28,6 @@ LARGEST: Final = 1e100
 """Sums of squares of larger values would not be finite."""
 LONGEST_NAME: Final = 100
 _LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-_SERIES: Final = "#custom"
-
-
-class Moments(NamedTuple):
-    """
-    All recordings of one metric by one version.
-
-    Attributes:
-        n, total, squares: those with a value: how many, their sum, and the sum of their squares.
-        times: how many without a value.
-    """
-
-    n: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    times: int = 0
-
-    def plus(self, other: Moments) -> Moments:
-        """Both together."""
-        return Moments(
-            self.n + other.n, self.total + other.total, self.squares + other.squares, self.times + other.times
-        )
-
-    def minus(self, before: Moments) -> Moments:
-        """What came since *before*, an earlier reading."""
-        return Moments(
-            self.n - before.n, self.total - before.total, self.squares - before.squares, self.times - before.times
-        )
-
-
-_NOTHING: Final = Moments()
-Key = tuple["Variant", str]
-"""What a version recorded under a name."""
 
 
 class Unattributed(LookupError):
@@ -80,7 +48,7 @@ class Recordings:
         canary: whose rollouts they are about.
     """
 
-    def __init__(self, canary: Canary) -> None:
+    def __init__(self, canary: Served) -> None:
         self._canary = canary
         self.forked()
 
@@ -135,7 +103,7 @@ class Recordings:
             table: dict[Key, Moments] = self._local.table
         except AttributeError:
             table = self._table()
-        n, total, squares, times = table.get(key, _NOTHING)
+        n, total, squares, times = table.get(key, NO_RECORDINGS)
         # Replaced whole: a reader in between finds all of a recording, or nothing of it.
         if value is None:
             table[key] = Moments(n, total, squares, times + 1)
@@ -175,7 +143,7 @@ class Recordings:
 def _fold(into: dict[Key, Moments], table: dict[Key, Moments]) -> None:
     # copy() is one step; the table's owner may go on meanwhile.
     for key, moments in table.copy().items():
-        into[key] = into.get(key, _NOTHING).plus(moments)
+        into[key] = into.get(key, NO_RECORDINGS).plus(moments)
 
 
 def _number(name: object, value: Any) -> float:  # Any: whatever the app hands in
@@ -194,34 +162,7 @@ def _number(name: object, value: Any) -> float:  # Any: whatever the app hands i
 def difference(now: Mapping[Key, Moments], before: Mapping[Key, Moments]) -> dict[Key, Moments]:
     """What *now* has beyond *before*, an earlier snapshot."""
     return {
-        key: moments.minus(before.get(key, _NOTHING))
+        key: moments.minus(before.get(key, NO_RECORDINGS))
         for key, moments in now.items()
-        if moments != before.get(key, _NOTHING)
+        if moments != before.get(key, NO_RECORDINGS)
     }
-
-
-def custom_to_plain(fresh: Mapping[Key, Moments]) -> dict[str, Any]:
-    """Recordings as a store keeps them: ``n``, ``sum``, ``sq`` and ``times`` → a number, merged by adding."""
-    plain = {}
-    for (variant, name), moments in fresh.items():
-        numbers = {"n": moments.n, "sum": moments.total, "sq": moments.squares, "times": moments.times}
-        plain[_name(variant.rollout, variant.version, name)] = {key: n for key, n in numbers.items() if n}
-    return plain
-
-
-def custom_of(plain: Mapping[str, Any], rollout: str, version: str, name: str) -> Moments:
-    """What *version* recorded under *name* in one window of a store; nothing where that cannot be read."""
-    found = plain.get(_name(rollout, version, name))
-    if not isinstance(found, dict):
-        return _NOTHING
-    numbers = [found.get(key, 0) for key in ("n", "sum", "sq", "times")]
-    if not all(isinstance(n, (int, float)) and isfinite(n) for n in numbers):
-        return _NOTHING
-    n, total, squares, times = numbers
-    return Moments(int(n), float(total), float(squares), int(times)) if min(n, squares, times) >= 0 else _NOTHING
-
-
-def _name(rollout: str, version: str, name: str) -> str:
-    import json
-
-    return json.dumps([_SERIES, rollout, version, name], separators=(",", ":"))

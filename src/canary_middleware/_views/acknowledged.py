@@ -7,8 +7,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .._core.lifecycle.records import SILENT_S
 from .._core.plan.fields import percent
-from .status import SILENT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

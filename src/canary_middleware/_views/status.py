@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .._core.lifecycle.records import BEGINNINGS, SILENT_S, finding_note
 from .._core.plan.fields import percent
-from .._serving.counts import from_plain, merge_plain
+from .._core.tallies import from_plain, merge_plain
 from ..stores._windows import place
 from .limits import limits_of
 from .summary import summarise
@@ -21,14 +22,10 @@ if TYPE_CHECKING:
     from .._core.lifecycle.records import Event, Worker
     from .._core.lifecycle.rollout import Rollout, Variants
     from .._core.ports import Store
-    from .._serving.counts import Cell, Series
-    from ..canary import Canary
+    from .._core.tallies import Cell, Series
     from ..stores.changes import Control
 
-SILENT_S: Final = 10.0
-"""A worker beats every 2 s, and every 5 s while its store is away: one unheard for longer was killed or is stuck."""
 WINDOW_S: Final = 300
-BEGINNINGS: Final = frozenset({"register", "start", "retry"})
 
 
 def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: int = WINDOW_S) -> dict[str, Any]:
@@ -55,10 +52,8 @@ def status_of(control: Control, rollout: Rollout, *, events: int = 5, window_s: 
     }
 
 
-def status_here(canary: Canary, name: str) -> dict[str, Any]:
+def status_here(rollout: Rollout, figures: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a Canary without a store: this process is all there is, and it keeps no audit trail."""
-    rollout = canary.rollout(name)
-    figures = canary.metrics_summary(name)
     return {
         **_state(rollout, figures),
         "store": None,
@@ -83,11 +78,6 @@ def _state(rollout: Rollout, figures: Mapping[str, Any]) -> dict[str, Any]:
         **limits_of(rollout, figures),
         "versions": figures["versions"],
     }
-
-
-def finding_note(name: str) -> str:
-    """The name under which a store keeps what the judge last said of a rollout."""
-    return f"finding:{name}"
 
 
 def judge_of(store: Store, rollout: Rollout, now_s: float) -> dict[str, Any] | None:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._serving.counts import Cell
+from .._core.tallies import UNAVAILABLE, Cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._core.plan.schema import RolloutPlan
-    from .._serving.counts import Series
-
-UNAVAILABLE = frozenset({502, 503, 504})
-"""Statuses that are no answer of the application."""
+    from .._core.tallies import Series
 
 
 class _Side:

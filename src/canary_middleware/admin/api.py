@@ -5,7 +5,7 @@ The API itself: one table of what there is, who may do it, and how it ends. Serv
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from .._core.exchange import Exchange, active
 from .._core.hints import hint
@@ -14,26 +14,13 @@ from ..errors import CanaryError, ConfigError, StaleRevision, TransitionRefused
 from . import verbs, views
 from .exchange import Answer, Problem, Request, ok
 from .openapi import document
+from .routes import Look, Verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ..canary import Canary
     from .access import Access, Principal
-
-
-class Look(NamedTuple):
-    """A GET: what answers it, and the names of its query."""
-
-    answer: Callable[[Canary, Mapping[str, str]], Any]
-    query: tuple[str, ...]
-
-
-class Verb(NamedTuple):
-    """A POST: what carries it out, and the members of its body."""
-
-    carry_out: Callable[[verbs.Order], Any]
-    members: tuple[str, ...] = verbs.COMMON
 
 
 LOOKS: Final = {

@@ -24,11 +24,8 @@ from .exchange import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .._core.ports import Receive, Scope, Send
-    from ..asgi import App as ASGIApp
+    from .._core.ports import ASGIApp, Environ, Receive, Scope, Send, StartResponse, WSGIApp
     from ..canary import Canary
-    from ..wsgi import App as WSGIApp
-    from ..wsgi import Environ, StartResponse
     from .access import Authenticator
 
 

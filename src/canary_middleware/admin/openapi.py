@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .api import Look, Verb
+    from .routes import Look, Verb
 
 _TEXT: Final = {"type": "string"}
 _QUERY: Final[dict[str, tuple[dict[str, Any], str]]] = {

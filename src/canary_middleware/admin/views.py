@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._core.plan.schema import RolloutPlan
-    from .._serving.counts import Cell, Series
+    from .._core.tallies import Cell, Series
     from ..canary import Canary
 
 _MOST_EVENTS = 1000
@@ -71,10 +71,10 @@ def status(canary: Canary, query: Mapping[str, str]) -> Any:
 def _status(canary: Canary, name: str) -> dict[str, Any]:
     control = canary.control
     if control is None:
-        return status_here(canary, name)
+        return status_here(canary.rollout(name), canary.metrics_summary(name))
     if not control.knows(name):
         # Before the first request; or the store was emptied, and its workers put back what they serve.
-        return {**status_here(canary, name), "store": control.store.url}
+        return {**status_here(canary.rollout(name), canary.metrics_summary(name)), "store": control.store.url}
     return status_of(control, control.rollout(name))
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from .._core.lifecycle.records import Event, summary_of
+from .._core.lifecycle.records import BEGINNINGS, Event, summary_of
 from .._core.lifecycle.rollout import RANDOMISED
 from .._views.acknowledged import followers_of
 from .._views.limits import limits_of
-from .._views.status import BEGINNINGS, began_s, fleet_counts
+from .._views.status import began_s, fleet_counts
 from .._views.summary import summarise
 from .completion import rollout_names
 from .session import (

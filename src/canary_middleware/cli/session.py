@@ -8,6 +8,7 @@ import functools
 import getpass
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -92,6 +93,7 @@ class Session:
         self.reason = reason
         self.actor = actor or os.environ.get("CANARY_ACTOR") or _user()
         self.as_json = as_json
+        self.plan_problem: str | None = None
         # rich turns colour off by itself where there is no terminal, and for NO_COLOR. There lines stay whole, too:
         # whoever reads a pipe or a file wants no cell folded to 80 columns.
         width = None if sys.stdout.isatty() else _WIDE
@@ -114,8 +116,8 @@ class Session:
     def control(self) -> Control:
         """The rollouts of the store that was asked for."""
         place: str | Store | None = self._store or os.environ.get("CANARY_STORE") or self._host.store
-        if place is None and self.plan is not None:
-            place = self.plan.store
+        if place is None:
+            place = self._planned_store()
         if place is None:
             raise ConfigError(
                 "which store? Pass --store sqlite:///var/canary.db, set CANARY_STORE, or name a plan that holds "
@@ -124,6 +126,32 @@ class Session:
         store = open_store(place)
         _require_reachable(store)
         return Control(store)
+
+    def _planned_store(self) -> str | None:
+        """
+        The plan's store. A plan that is broken elsewhere must not keep anybody from a rollback: its address is enough.
+
+        Raises:
+            ConfigError: the plan is broken, and its store cannot be told.
+        """
+        try:
+            return None if self.plan is None else self.plan.store
+        except ConfigError as error:
+            file = (
+                Path(self._plan)
+                if self._plan is not None
+                else next((Path(n) for n in _PLANS if Path(n).is_file()), None)
+            )
+            place = None if file is None else store_in(file)
+            if place is None:
+                raise ConfigError(f"{error}. To act all the same, say where the rollouts live: --store URL") from error
+            self.plan_problem = str(error)
+            self.warn(f"{error}. Going by its store, {place}")
+            return place
+
+    def warn(self, message: str) -> None:
+        """One line for a person beside the answer, JSON or not."""
+        Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(line("WARNING", message))
 
     def close(self) -> None:
         """Close the store, where this run has opened it; one that a host handed in is the host's."""
@@ -156,6 +184,19 @@ class Session:
         """One line for a person: INFO, SUCCESS, WARNING or ERROR; nothing where JSON was asked for."""
         if not self.as_json:
             self.console.print(line(level, message))
+
+
+# The first one: the store stands before the tables. Quotes as TOML and JSON have them.
+_STORE: Final = re.compile(r"""^[\s{,]*["']?store["']?\s*[=:]\s*["']([^"'\n]+)["']""", re.MULTILINE)
+
+
+def store_in(file: Path) -> str | None:
+    """The store's address in a plan *file* that cannot be read as a whole; None where it cannot be told."""
+    try:
+        found = _STORE.search(file.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return None if found is None else found[1]
 
 
 _STYLES: Final = {"INFO": "cyan", "SUCCESS": "green", "WARNING": "yellow", "ERROR": "bold red"}

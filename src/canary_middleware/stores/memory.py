@@ -10,7 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .._core.lifecycle.records import stale
-from .._serving.counts import merge_plain
+from .._core.tallies import merge_plain
 from . import _codec
 from ._fork import ForkSafe
 from ._windows import SWEEP_S, place

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._core.lifecycle.records import stale
-from .._serving.counts import merge_plain
+from .._core.tallies import merge_plain
 from ..errors import StoreUnavailable
 from . import _codec
 from ._fork import ForkSafe

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from .._serving.counts import OTEL_BOUNDS_S, Series
+from .._core.tallies import OTEL_BOUNDS_S, Series
 from . import names
 from .ledger import ledger
 from .series import (

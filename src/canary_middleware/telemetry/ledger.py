@@ -42,9 +42,10 @@ from .tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from .._serving.counts import Counts, Snapshot
+    from .._core.tallies import Snapshot
     from .series import (
         CacheKey,
+        Counting,
         DbKey,
         Instrument,
         Point,
@@ -61,7 +62,7 @@ class _Entry:
 
     __slots__ = ("counts", "subject")
 
-    def __init__(self, subject: Subject, counts: Counts) -> None:
+    def __init__(self, subject: Subject, counts: Counting) -> None:
         self.subject = weakref.ref(subject)
         self.counts = counts
 

@@ -8,8 +8,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Union
 
-from .._serving.counts import BOUNDS_S, OTEL_BOUNDS_S, Counts
-from .._serving.counts import OVERFLOW as OVERFLOW_METHOD
+from .._core.tallies import BOUNDS_S, OTEL_BOUNDS_S
+from .._core.tallies import OVERFLOW as OVERFLOW_METHOD
 from .._troubles import logger
 from . import names
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from .._core.lifecycle.rollout import Rollout
-    from .._serving.counts import Cell, Series
+    from .._core.tallies import Cell, Series, Snapshot
 
     Attributes = Mapping[str, str | int | bool]
     Value = Union[float, "Distribution"]  # noqa: UP007 - a forward reference, evaluated
@@ -35,10 +35,21 @@ OVERFLOW_SET: Final[Attributes] = {names.OVERFLOW: True}
 _STANDARD: Final = (*(bisect_left(OTEL_BOUNDS_S, bound) for bound in BOUNDS_S), len(OTEL_BOUNDS_S))
 
 
+class Counting(Protocol):
+    """Where requests are counted."""
+
+    def snapshot(self) -> Snapshot:
+        """Totals of this process; monotone from one call to the next."""
+        ...
+
+
 class Subject(Protocol):
     """What telemetry asks of a Canary."""
 
-    counts: Counts
+    @property
+    def counts(self) -> Counting:
+        """What this process has counted."""
+        ...
 
     def rollouts(self) -> Sequence[Rollout]:
         """All rollouts as they stand."""

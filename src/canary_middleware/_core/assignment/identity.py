@@ -426,6 +426,22 @@ def _same(left: str, right: str) -> bool:
     return compare_digest(left.encode("utf-8", "replace"), right.encode("utf-8", "replace"))
 
 
+def identity_text(identity: object) -> str | None:
+    """
+    *identity* as the text that is hashed: a number is its decimal text, so that a primary key needs no ``str()``.
+
+    Raises:
+        TypeError: it is neither text nor a number; says what to pass.
+    """
+    if identity is None or isinstance(identity, str):
+        return identity
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        return str(int(identity))
+    raise TypeError(
+        f"an identity is text or an int, not {type(identity).__name__}: pass str(...) of what names the user"
+    )
+
+
 def is_usable(identity: str | None) -> bool:
     """Whether *identity* may be hashed: not absent, not empty, not longer than MAX_IDENTITY_BYTES."""
     if not identity:

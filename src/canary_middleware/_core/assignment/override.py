@@ -19,6 +19,8 @@ _DOMAIN: Final = b"canary-override1\0"
 class Rejected(Exception):
     """Somebody asked for a version without the right to: no token, a forged signature, or one that has expired."""
 
+    is_of_a_client = True
+
 
 def sign(wanted: str, *, token: str, until_s: int) -> str:
     """

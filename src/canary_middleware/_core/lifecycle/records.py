@@ -26,6 +26,12 @@ SCHEMA: Final = 1
 _PHASES: Final[tuple[str, ...]] = get_args(Phase)
 
 
+SILENT_S: Final = 10.0
+"""A worker beats every 2 s, and every 5 s while its store is away: one unheard for longer was killed or is stuck."""
+BEGINNINGS: Final = frozenset({"register", "start", "retry"})
+"""Verbs of the audit trail with which a run begins."""
+
+
 class NewerSchema(ConfigError):
     """The record was written by a newer release; the operator must upgrade this process before it can follow."""
 
@@ -183,3 +189,8 @@ def stale(name: str, there: int | None, expect: int | None, last: Event | None) 
     return StaleRevision(
         f"{name!r} was changed{by}: it is at revision {there}, you decided on {expect}. Look at it again, then decide"
     )
+
+
+def finding_note(name: str) -> str:
+    """The name under which a store keeps what the judge last said of a rollout."""
+    return f"finding:{name}"

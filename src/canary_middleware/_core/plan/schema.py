@@ -498,7 +498,7 @@ def _key(reader: Reader) -> tuple[Source, ...]:
 def _stages(reader: Reader) -> tuple[Stage, ...]:
     stages = [_stage(reader, f"stages[{n}]", item) for n, item in enumerate(reader.sequence("stages"))]
     for n, (before, after) in enumerate(pairwise(stages), 1):
-        if after.weight_ppm <= before.weight_ppm and not before.shadow:
+        if after.weight_ppm <= before.weight_ppm:
             reader.problem(
                 f"stages[{n}].weight",
                 percent(after.weight_ppm),
@@ -516,12 +516,20 @@ def _stage(reader: Reader, key: str, item: object) -> Stage:
     return _stage_of(fields)
 
 
+def _shadow(reader: Reader) -> bool:
+    """Refused while there is none: a stage that was meant to harm nobody would serve v2 to everybody."""
+    is_shadow = reader.flag("shadow", False)
+    if is_shadow:
+        reader.problem("shadow", True, "there are no shadow stages yet: leave it out, or begin with a small weight")
+    return False
+
+
 def _stage_fields(reader: Reader) -> dict[str, object]:
     return {
         "weight_ppm": reader.percent("weight", None),
         "duration_s": reader.duration("duration", None),
         "approve": reader.flag("approve", False),
-        "shadow": reader.flag("shadow", False),
+        "shadow": _shadow(reader),
         "bake_s": reader.duration("bake", None),
         "advance": _advance(reader),
         "criteria": reader.table("criteria", _criteria),

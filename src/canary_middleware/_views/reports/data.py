@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..._control.recording_limits import radius
 from ..._core.evidence.totals import Totals
+from ..._core.lifecycle.records import BEGINNINGS
 from ..._core.plan.fields import percent
 from ...errors import ConfigError
-from ..status import BEGINNINGS, event_of, judge_of
+from ..status import event_of, judge_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
