@@ -391,7 +391,7 @@ def _bodied(body: Iterable[bytes], exchange: Exchange | Uncovered, recorder: Rec
 def _is_sized(body: Iterable[bytes]) -> bool:
     """Whether *body* itself knows its number of chunks. The type of an agent's proxy promises more than it can keep."""
     try:
-        return hasattr(body, "__len__") and len(body) >= 0
+        return hasattr(body, "__len__") and len(body) >= 0  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 - whatever a proxy makes of a question that its object cannot answer
         return False
 
