@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from flask import got_request_exception
+
+try:
+    from flask import got_request_exception, request, request_started
+except ModuleNotFoundError as missing:
+    if missing.name != "flask":
+        raise
+    raise ModuleNotFoundError(
+        "canary_middleware.flask needs Flask, which is not installed: pip install canary-middleware[flask]",
+        name="flask",
+    ) from missing
 from werkzeug.wrappers import Request
 
 from ._core.exchange import Exchange, active
@@ -45,11 +54,6 @@ class FlaskHead(WsgiHead):
 class _Middleware(CanaryMiddleware):
     head = FlaskHead
 
-    def note(self, environ: Any, exchange: Exchange) -> None:
-        request = environ.get("werkzeug.request")
-        if request is not None and request.url_rule is not None:
-            exchange.route = request.url_rule.rule
-
 
 def _assigned(_: object) -> Assignment:
     exchange = active.get()
@@ -77,6 +81,7 @@ def init_app(
     base = app.app_ctx_globals_class
     app.app_ctx_globals_class = cast("Any", type("_Globals", (base,), {"canary": property(_assigned)}))
     got_request_exception.connect(_raised, app)
+    request_started.connect(_matched, app)
     app.extensions["canary"] = canary
     app.cli.add_command(_command(canary))
 
@@ -98,6 +103,13 @@ def _command(canary: Canary) -> click.Command:
         add_help_option=False,
         short_help="Steer rollouts: status, set, rollback and so on.",
     )
+
+
+def _matched(_app: Flask, **_: Any) -> None:
+    """Note the route's template while Flask's request is there: it is gone from the environ when the app returns."""
+    exchange = active.get()
+    if isinstance(exchange, Exchange) and request.url_rule is not None:
+        exchange.route = request.url_rule.rule
 
 
 def _raised(_app: Flask, exception: BaseException, **_: Any) -> None:

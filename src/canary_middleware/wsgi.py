@@ -385,7 +385,15 @@ def watched(body: Iterable[bytes], environ: Environ, exchange: Exchange, recorde
 
 
 def _bodied(body: Iterable[bytes], exchange: Exchange | Uncovered, recorder: Recorder | None) -> _Body:
-    return (_SizedBody if hasattr(type(body), "__len__") else _Body)(body, exchange, recorder)
+    return (_SizedBody if _is_sized(body) else _Body)(body, exchange, recorder)
+
+
+def _is_sized(body: Iterable[bytes]) -> bool:
+    """Whether *body* itself knows its number of chunks. The type of an agent's proxy promises more than it can keep."""
+    try:
+        return hasattr(body, "__len__") and len(body) >= 0  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - whatever a proxy makes of a question that its object cannot answer
+        return False
 
 
 def _is_file(body: Iterable[bytes], environ: Environ) -> bool:
