@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from canary_middleware._core import tallies
 from canary_middleware._core.lifecycle.rollout import Variant
 from canary_middleware._core.plan.schema import RolloutPlan, parse
 from canary_middleware._core.tallies import Cell, Series
-from canary_middleware._serving import counts
 from canary_middleware._views.summary import by_endpoint, summarise
 
 PLAN = parse({"rollout": {"checkout": {}}}).rollouts[0]
@@ -26,7 +26,7 @@ def cell(total_s: float, **buckets: int) -> Cell:
 @pytest.fixture
 def _round_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets whose middles are the figures of the document below, where ours would be off by a percent."""
-    monkeypatch.setattr(counts, "BOUNDS_S", (0.2, 0.42, 0.42, 0.45, 0.45, 0.55, 0.55, 0.6, 0.6))
+    monkeypatch.setattr(tallies, "BOUNDS_S", (0.2, 0.42, 0.42, 0.45, 0.45, 0.55, 0.55, 0.6, 0.6))
 
 
 @pytest.mark.usefixtures("_round_buckets")

@@ -136,3 +136,10 @@ def test_where_nobody_knows_who_was_first_the_loser_is_told_the_revisions() -> N
     assert str(stale("checkout", 3, 2, None)) == (
         "'checkout' was changed: it is at revision 3, you decided on 2. Look at it again, then decide"
     )
+
+
+def test_a_shadow_stage_that_an_earlier_release_wrote_does_not_hide_the_state() -> None:
+    record = dict(to_record(rollout(stages=[10, 100])))
+    record["plan"] = {**record["plan"], "stages": [{"weight": 10, "shadow": True}, 100]}
+
+    assert [stage.weight_ppm for stage in from_record(record).plan.stages] == [100_000, 1_000_000]

@@ -107,10 +107,8 @@ class Session:
             return parse(read_plan(self._plan))
         if self._host.plan is not None:
             return self._host.plan
-        for name in _PLANS:
-            if Path(name).is_file() and (name != "pyproject.toml" or "[tool.canary" in Path(name).read_text("utf-8")):
-                return parse(read_plan(name))
-        return None
+        file = _plan_here()
+        return None if file is None else parse(read_plan(file))
 
     @functools.cached_property
     def control(self) -> Control:
@@ -137,11 +135,7 @@ class Session:
         try:
             return None if self.plan is None else self.plan.store
         except ConfigError as error:
-            file = (
-                Path(self._plan)
-                if self._plan is not None
-                else next((Path(n) for n in _PLANS if Path(n).is_file()), None)
-            )
+            file = Path(self._plan) if self._plan is not None else _plan_here()
             place = None if file is None else store_in(file)
             if place is None:
                 raise ConfigError(f"{error}. To act all the same, say where the rollouts live: --store URL") from error
@@ -171,6 +165,8 @@ class Session:
 
     def answer(self, data: Any, text: Callable[[], Any] | None = None) -> None:  # Any: plain data; a rich renderable
         """Print *data* as JSON where that was asked for, else what *text* makes."""
+        if self.plan_problem is not None and isinstance(data, dict):
+            data = {**data, "plan_problem": self.plan_problem}
         if self.as_json or text is None:
             click.echo(json.dumps(data, indent=2, default=str))
         else:
@@ -186,17 +182,51 @@ class Session:
             self.console.print(line(level, message))
 
 
-# The first one: the store stands before the tables. Quotes as TOML and JSON have them.
-_STORE: Final = re.compile(r"""^[\s{,]*["']?store["']?\s*[=:]\s*["']([^"'\n]+)["']""", re.MULTILINE)
+def _plan_here() -> Path | None:
+    """The plan file of the current directory, if there is one."""
+    for name in _PLANS:
+        file = Path(name)
+        if file.is_file() and (name != "pyproject.toml" or "[tool.canary" in file.read_text("utf-8", "replace")):
+            return file
+    return None
+
+
+_TABLE: Final = re.compile(r"^\s*\[+\s*([^\]\n]*)", re.MULTILINE)
+"""The beginning of a table, closed or not."""
+_TOML_STORE: Final = re.compile(r"""^\s*store\s*=\s*["']([^"'\n]+)["']\s*(?:#.*)?$""", re.MULTILINE)
+_JSON_STORE: Final = re.compile(r'"store"\s*:\s*"([^"\n]+)"')
 
 
 def store_in(file: Path) -> str | None:
-    """The store's address in a plan *file* that cannot be read as a whole; None where it cannot be told."""
+    """
+    The store's address in a plan *file* that cannot be read as a whole; None where there is any doubt.
+
+    A rollback that went to another store would be worse than one that asks: only the one ``store`` that stands before
+    all tables is taken (in a pyproject.toml, the one of ``[tool.canary]``; in JSON, the only one).
+    """
     try:
-        found = _STORE.search(file.read_text(encoding="utf-8", errors="replace"))
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return None if found is None else found[1]
+    if file.suffix == ".json":
+        found = _JSON_STORE.findall(text)
+    else:
+        head = _head(text, "tool.canary" if file.name == "pyproject.toml" else None)
+        is_quoted = any(quotes in head for quotes in ('"""', "'''"))
+        found = [] if is_quoted else _TOML_STORE.findall(head)
+    return found[0] if len(found) == 1 else None
+
+
+def _head(text: str, table: str | None) -> str:
+    """The lines of *table*, or those before the first one."""
+    start = 0
+    if table is not None:
+        own = next((match for match in _TABLE.finditer(text) if match[1].strip() == table), None)
+        if own is None:
+            return ""
+        start = own.end()
+    after = _TABLE.search(text, start)
+    return text[start:] if after is None else text[start : after.start()]
 
 
 _STYLES: Final = {"INFO": "cyan", "SUCCESS": "green", "WARNING": "yellow", "ERROR": "bold red"}

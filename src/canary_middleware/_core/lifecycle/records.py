@@ -111,6 +111,10 @@ def to_record(rollout: Rollout) -> dict[str, Any]:
     }
 
 
+def _without_shadow(stage: object) -> object:
+    return {key: value for key, value in stage.items() if key != "shadow"} if isinstance(stage, dict) else stage
+
+
 def from_record(record: Mapping[str, Any]) -> Rollout:
     """
     The rollout that ``to_record`` wrote.
@@ -125,6 +129,9 @@ def from_record(record: Mapping[str, Any]) -> Rollout:
     try:
         fields = dict(record["plan"])
         fields["key"] = [_source(spec) for spec in fields.get("key", ())]
+        # Earlier releases took shadow stages, and served the canary there; refusing one here would keep people from a
+        # rollback of what is in the store.
+        fields["stages"] = [_without_shadow(stage) for stage in fields.get("stages", ())]
         plan = parse({"schema": 1, "rollout": {record["name"]: fields}}).rollouts[0]
         return Rollout(
             plan=plan,
