@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
@@ -224,6 +223,7 @@ class CanaryMiddleware:
         self.app = app
         self.canary = canary
         self._rewrite = None if rewrite is None else Rewrite(rewrite, canary.versions())
+        self.rewrites = rewrite is not None
         self._admin: Mount | None = None
         if admin is not None:
             from .admin import Mount
@@ -399,8 +399,10 @@ class CanaryMiddleware:
 
 def _reset(token: Token[Exchange | Uncovered | None]) -> None:
     """Undo ``active.set``; a coroutine that is thrown away with its loop ends in a context of nobody's, and may."""
-    with suppress(ValueError):
+    try:  # on the path of every request: contextlib.suppress costs as much as the rest of it
         active.reset(token)
+    except ValueError:
+        pass
 
 
 def _is_cancelled() -> bool:
@@ -587,11 +589,18 @@ class _Http(_Request):
         """Let those outside see what the version that answers wrote into its own scope, as they would without us."""
         outer = self.outer
         assert outer is not None
-        for key, value in self.scope.items():
-            if key == "state":
-                outer.setdefault("state", {}).update(value)
-            elif key not in ("path", "raw_path") and outer.get(key) is not value:
-                outer[key] = value
+        state, path, raw_path = outer.get("state"), outer["path"], outer.get("raw_path")
+        outer.update(self.scope)
+        if self._owner.rewrites:  # the version's own path is ours, and nobody's outside
+            outer["path"] = path
+            if raw_path is None:
+                outer.pop("raw_path", None)
+            else:
+                outer["raw_path"] = raw_path
+        if state is not None:
+            # The very object that those outside hold.
+            state.update(outer["state"])
+            outer["state"] = state
 
     def end(self) -> None:
         """The last byte is out."""
