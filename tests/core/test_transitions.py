@@ -300,3 +300,17 @@ def test_lowering_is_allowed_under_a_latch_and_leaves_it_on(phase: str) -> None:
 def test_an_endpoint_that_is_no_template_never_enters_a_plan() -> None:
     with pytest.raises(ConfigError, match="the path must begin with /"):
         transitions.add_endpoint(rollout(0, endpoints=["/a"]), "no-slash")
+
+
+def test_the_first_reason_of_a_rollback_stays() -> None:
+    first = transitions.roll_back(at("progressing"), "error_rate")
+
+    again = transitions.roll_back(first, "manual")
+
+    assert (again.phase, again.phase_reason, again.weight_ppm) == ("rolled_back", "error_rate", 0)
+    assert again.revision == first.revision + 1
+
+
+def test_a_retry_under_the_latch_names_the_command_that_lifts_it() -> None:
+    with pytest.raises(TransitionRefused, match="canary emergency off"):
+        transitions.retry(at("locked"))

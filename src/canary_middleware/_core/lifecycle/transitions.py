@@ -167,14 +167,20 @@ def set_weight(rollout: Rollout, weight_ppm: int) -> Rollout:
 
 
 def roll_back(rollout: Rollout, trigger: str) -> Rollout:
-    """Weight 0 now, latched until a human retries. Allowed from anywhere; the emergency latch stays on."""
-    if rollout.phase == "locked":
+    """
+    Weight 0 now, latched until a human retries. Allowed from anywhere; the emergency latch stays on.
+
+    What rolled it back first stays the reason: whoever does so once more has found nothing out.
+    """
+    if rollout.phase in ("locked", "rolled_back"):
         return _next(rollout, weight_ppm=0)
     return _next(rollout, phase="rolled_back", phase_reason=trigger, weight_ppm=0, resume_to=None)
 
 
 def retry(rollout: Rollout) -> Rollout:
     """Begin anew after a rollback, at the first stage: a human's decision."""
+    if rollout.phase == "locked":
+        raise _refuse(rollout, "retry", "Lift the emergency latch first: canary emergency off.")
     if rollout.phase != "rolled_back":
         raise _refuse(rollout, "retry", "Only a rollout that was rolled back can be retried.")
     if not rollout.plan.stages:
