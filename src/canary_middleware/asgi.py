@@ -910,17 +910,18 @@ class _Apps:
         self._names = {id(app): name for name, app in self._apps.items()}
         self._states: dict[str, dict[str, Any]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         if scope["type"] == "lifespan":
             from ._serving.lifespan import together
 
-            await together(self._apps, self._states, scope, receive, send)
-            return
+            return await together(self._apps, self._states, scope, receive, send)
         app: App = self._pick()
         state = self._states.get(self._names[id(app)])
         if state:
-            scope = {**scope, "state": {**scope.get("state", {}), **state}}
-        await app(scope, receive, send)
+            # In the scope itself, as a server gives a lifespan its state: what the version writes into it
+            # (its route, its user) is seen outside.
+            scope["state"] = {**scope.get("state", {}), **state}
+        return await app(scope, receive, send)
 
 
 def apps(stable: App, canary: App | None = None, /, **versions: App) -> App:

@@ -316,3 +316,42 @@ def test_a_tenant_above_the_middleware_is_no_part_of_the_template() -> None:
         ask(Starlette(routes=[Mount("/tenants/{tenant}", inner)]), "/tenants/acme/users/7")
 
     assert [o.route for o in ended] == ["/users/{uid}"]
+
+
+def test_a_version_with_a_lifespans_state_shows_its_route_and_returns_what_it_said() -> None:
+    canary = everyone()
+    outside: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        if scope["type"] == "lifespan":
+            scope["state"]["pool"] = 1
+            for kind in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{kind}.complete"})
+            return None
+        scope["endpoint"] = (current().version, scope["state"]["pool"])
+        await one(scope, receive, send)
+        return "said"
+
+    both = apps(app, app)
+    middleware = CanaryMiddleware(both, canary=canary)
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        outside.append(await middleware(scope, receive, send))
+        outside.append(scope.get("endpoint"))
+
+    async def starts() -> None:
+        waiting = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+        async def receive() -> Any:
+            return waiting.pop(0)
+
+        async def send(message: Any) -> None:
+            pass
+
+        await both({"type": "lifespan", "asgi": {}, "state": {}}, receive, send)
+
+    asyncio.run(starts())
+    ask(outer)
+
+    assert outside == ["said", ("v2", 1)]
