@@ -9,13 +9,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ._core.exchange import (
-    UNAVAILABLE,
-    Exchange,
-    Failure,
-    Uncovered,
-    active,
-)
+from ._core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
 from ._core.headers import GONE_BODY, more_headers
 from ._serving.bodies import Recording, Replay, Tape
 from ._serving.dispatch import Rewrite, picker
@@ -326,18 +320,13 @@ class CanaryMiddleware:
         try:
             body = self.app(environ, started)
         except BaseException as error:
-            self.note(environ, exchange)
             exchange.raised(error)
             raise
         finally:
             if scope is not None:
                 _detach(recorder, exchange, scope)
             active.reset(token)
-        self.note(environ, exchange)
         return watched(body, environ, exchange, recorder)
-
-    def note(self, environ: Environ, exchange: Exchange) -> None:
-        """What a framework below has found out by now: its route."""
 
     def environ_for(self, environ: Environ, exchange: Exchange) -> Environ:
         """What the app sees: the environ with its Assignment, at the path of its version."""
@@ -500,9 +489,7 @@ class _Guarded:
         scope = _attach(recorder, exchange)
         try:
             body = middleware.app(environ, self._held)
-            middleware.note(environ, exchange)
         except Exception as error:
-            middleware.note(environ, exchange)
             if not self._may_fall_back():
                 self._commit()
                 exchange.raised(error)
