@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware import (
-    Canary,
-    Stage,
-    anonymous,
-    by_header,
-    current,
-    handlers,
-    telemetry,
-)
+from canary_middleware import Canary, Stage, anonymous, by_header, current, handlers, telemetry
 from canary_middleware._core.assignment.bucketing import bucket
 from canary_middleware._core.exchange import Exchange, Failure, active
 from canary_middleware._core.ports import BodyNotRead

@@ -12,13 +12,7 @@ from canary_middleware._core.lifecycle import transitions
 from canary_middleware._core.lifecycle.records import from_record, to_record
 from canary_middleware._core.lifecycle.rollout import Rollout
 from canary_middleware._core.plan.schema import parse
-from canary_middleware._serving.follower import (
-    BEAT_S,
-    FLUSH_S,
-    MAX_BACKOFF_S,
-    REFRESH_S,
-    Follower,
-)
+from canary_middleware._serving.follower import BEAT_S, FLUSH_S, MAX_BACKOFF_S, REFRESH_S, Follower
 from canary_middleware._serving.last_known import LastKnownFile
 from canary_middleware.errors import StaleRevision, StoreUnavailable
 from canary_middleware.stores.changes import Control

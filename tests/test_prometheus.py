@@ -11,13 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from canary_middleware._control.prometheus import (
-    LARGEST_ANSWER,
-    MOST_STEPS,
-    PrometheusSource,
-    SourceAway,
-    ticks_of,
-)
+from canary_middleware._control.prometheus import LARGEST_ANSWER, MOST_STEPS, PrometheusSource, SourceAway, ticks_of
 from canary_middleware._core.plan.durations import bucket
 from canary_middleware._core.plan.schema import MetricsSource, parse, to_mapping
 from canary_middleware.errors import ConfigError

@@ -21,13 +21,7 @@ from ._serving.last_known import LastKnownFile
 from ._serving.plan_keeper import PlanKeeper
 from ._serving.plan_watch import Edits
 from ._views.status import began_s, fleet_counts
-from .errors import (
-    CanaryError,
-    ConfigError,
-    StaleRevision,
-    StoreUnavailable,
-    TransitionRefused,
-)
+from .errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from .stores.changes import Control
 
 if TYPE_CHECKING:

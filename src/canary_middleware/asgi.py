@@ -13,13 +13,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.endings import ending_of
-from ._core.exchange import (
-    UNAVAILABLE,
-    Exchange,
-    Failure,
-    Rare,
-    active,
-)
+from ._core.exchange import UNAVAILABLE, Exchange, Failure, Rare, active
 from ._core.headers import GONE_BODY, encoded, more_headers
 from ._core.ports import BodyNotRead
 from ._serving.bodies import Tape
@@ -223,12 +217,16 @@ class CanaryMiddleware:
         self.app = app
         self.canary = canary
         self._rewrite = None if rewrite is None else Rewrite(rewrite, canary.versions())
-        self.rewrites = rewrite is not None
         self._admin: Mount | None = None
         if admin is not None:
             from .admin import Mount
 
             self._admin = Mount(admin, canary)
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether versions are path prefixes of one app."""
+        return self._rewrite is not None
 
     async def __call__(  # noqa: C901 - flat, because it is the path of every request
         self, scope: Scope, receive: Receive, send: Send

@@ -22,13 +22,7 @@ from ._core.assignment.policy import Door
 from ._core.exchange import Exchange, Uncovered
 from ._core.hints import hint
 from ._core.lifecycle import transitions
-from ._core.lifecycle.rollout import (
-    Assignment,
-    Rollout,
-    Router,
-    Variants,
-    entry_weight,
-)
+from ._core.lifecycle.rollout import Assignment, Rollout, Router, Variants, entry_weight
 from ._core.plan.changes import versions_of
 from ._core.plan.schema import parse
 from ._core.ports import BodyNotRead
@@ -811,7 +805,7 @@ class Canary:
         expect: int | None = None,
     ) -> Rollout:
         """
-        Apply one of ``core.transitions``; the next request sees it, and with a store every worker within a second.
+        Apply one of ``_core.lifecycle.transitions``; the next request sees it, with a store every worker within a second.
 
         Args:
             expect: the revision that the decision was made on; None takes the one in force.

@@ -25,13 +25,7 @@ from django.urls import get_resolver, set_urlconf
 from django.utils.module_loading import import_string
 
 from ._core.assignment.identity import Session, User
-from ._core.exchange import (
-    UNAVAILABLE,
-    Exchange,
-    Failure,
-    Uncovered,
-    active,
-)
+from ._core.exchange import UNAVAILABLE, Exchange, Failure, Uncovered, active
 from ._core.headers import GONE_BODY, more_headers
 from ._serving.dispatch import Rewrite
 from ._serving.request_text import is_json, length_of

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware import (
-    Canary,
-    by_cookie,
-    by_header,
-    by_json,
-    by_query,
-    by_session,
-    by_user,
-)
+from canary_middleware import Canary, by_cookie, by_header, by_json, by_query, by_session, by_user
 from canary_middleware._core.assignment.identity import Anonymous, by_client
 from canary_middleware.testing import recorded
 

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware import (
-    Canary,
-    anonymous,
-    by_cookie,
-    by_header,
-    by_json,
-    by_path,
-    by_query,
-    current,
-)
+from canary_middleware import Canary, anonymous, by_cookie, by_header, by_json, by_path, by_query, current
 from canary_middleware._core.assignment.identity import by_callable, by_client
 from canary_middleware.errors import ConfigError
 

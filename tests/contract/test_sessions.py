@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware import (
-    Canary,
-    by_header,
-    by_session,
-    by_user,
-    current,
-    handlers,
-)
+from canary_middleware import Canary, by_header, by_session, by_user, current, handlers
 from canary_middleware import asgi as canary_asgi
 from canary_middleware import wsgi as canary_wsgi
 from tests.adapters.django_project import database, project, urlconf

@@ -8,14 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from canary_middleware._core.assignment.bucketing import (
-    BUCKETS,
-    Draw,
-    Md5Draw,
-    bucket,
-    bucket_of,
-    threshold,
-)
+from canary_middleware._core.assignment.bucketing import BUCKETS, Draw, Md5Draw, bucket, bucket_of, threshold
 
 IDENTITIES = (
     "", "a", "user-1", "user-42", "42", "0", "Ünïcödé", "日本語", "🦜", "\ud800", "a" * 71, "a" * 72, "a" * 73,

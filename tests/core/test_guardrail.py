@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from canary_middleware._core.evidence.guardrail import (
-    SHARED_HOLD_S,
-    Guard,
-    Trip,
-    is_exception,
-    is_unavailable,
-)
+from canary_middleware._core.evidence.guardrail import SHARED_HOLD_S, Guard, Trip, is_exception, is_unavailable
 from canary_middleware._core.exchange import Exchange, Failure
 from canary_middleware._core.lifecycle.rollout import Assignment, Reason, Variants
 from canary_middleware._core.plan.schema import parse

@@ -9,13 +9,7 @@ import pytest
 
 from canary_middleware import anonymous, by_callable
 from canary_middleware._core.exchange import Failure
-from canary_middleware._core.headers import (
-    FALLBACK,
-    end_of_life,
-    extra,
-    http_date,
-    more_headers,
-)
+from canary_middleware._core.headers import FALLBACK, end_of_life, extra, http_date, more_headers
 
 from .heads import Head
 from .test_door import door

@@ -15,13 +15,7 @@ from hypothesis import strategies as st
 
 from canary_middleware import Stage, by_header
 from canary_middleware._core.plan.fields import duration_text, parse_duration, parse_size, percent
-from canary_middleware._core.plan.schema import (
-    Criteria,
-    Plan,
-    RolloutPlan,
-    parse,
-    to_mapping,
-)
+from canary_middleware._core.plan.schema import Criteria, Plan, RolloutPlan, parse, to_mapping
 from canary_middleware.errors import ConfigError
 
 from .test_rollout import plan

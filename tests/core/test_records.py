@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from canary_middleware._core.lifecycle.records import (
-    Event,
-    NewerSchema,
-    from_record,
-    stale,
-    summary_of,
-    to_record,
-)
+from canary_middleware._core.lifecycle.records import Event, NewerSchema, from_record, stale, summary_of, to_record
 from canary_middleware._core.lifecycle.transitions import advance, change_plan, pause, start
 from canary_middleware._core.plan.changes import declared_by, fingerprint
 from canary_middleware.errors import ConfigError

@@ -9,14 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from canary_middleware._core.assignment.bucketing import bucket
-from canary_middleware._core.lifecycle.rollout import (
-    Assignment,
-    Rollout,
-    Router,
-    Variants,
-    assign,
-    entry_weight,
-)
+from canary_middleware._core.lifecycle.rollout import Assignment, Rollout, Router, Variants, assign, entry_weight
 from canary_middleware._core.plan.schema import RolloutPlan, parse
 
 from .heads import Head

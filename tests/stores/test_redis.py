@@ -9,13 +9,7 @@ import pytest
 
 from canary_middleware.errors import StaleRevision, StoreUnavailable
 from canary_middleware.stores import open_store
-from canary_middleware.stores.contract import (
-    StoreContract,
-    a_record,
-    a_worker,
-    an_event,
-    put,
-)
+from canary_middleware.stores.contract import StoreContract, a_record, a_worker, an_event, put
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.wait import eventually
 

@@ -1,7 +1,7 @@
 """
 A store in memory that tests take away, make forget, set back, and whose answers they lose.
 
-It keeps the promises of ``core.ports.Store`` in the shortest way; what the product ships is tested elsewhere.
+It keeps the promises of ``_core.ports.Store`` in the shortest way; what the product ships is tested elsewhere.
 """
 
 from __future__ import annotations

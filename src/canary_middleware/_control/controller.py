@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._core.assignment.bucketing import BUCKETS
 from .._core.lifecycle import transitions
-from .._core.lifecycle.progress import (
-    Facts,
-    Finding,
-    held_since,
-    next_move,
-    stage_clock,
-)
+from .._core.lifecycle.progress import Facts, Finding, held_since, next_move, stage_clock
 from .._core.lifecycle.records import Lease, from_record
 from .._troubles import logger
 from ..errors import CanaryError, LeaseLost, StaleRevision, TransitionRefused

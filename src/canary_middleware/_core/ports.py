@@ -187,7 +187,7 @@ class Store(Protocol):
         Add a worker's counts to the window that begins at Unix second *window_s*.
 
         A (worker, sequence) that was added before is ignored: a flush repeated after a lost answer counts once.
-        *counts* is ``counts.to_plain``: mergeable by adding numbers under equal keys. Windows older than an hour are
+        *counts* is ``tallies.to_plain``: mergeable by adding numbers under equal keys. Windows older than an hour are
         rolled up into hours, hours expire after eight days.
         """
         ...

@@ -21,7 +21,7 @@ OTEL_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1
 BOUNDS_S: Final = tuple(sorted({*GRID_S, *OTEL_BOUNDS_S}))
 """Upper bounds of the buckets we count in: the log-spaced ones and the standard ones, so that both come out exact."""
 GRID: Final = (*(bisect_left(GRID_S, bound) for bound in BOUNDS_S), len(GRID_S))
-"""Index into BOUNDS_S → bucket of ``core.durations``: a standard bound lies within one of those."""
+"""Index into BOUNDS_S → bucket of ``_core.plan.durations``: a standard bound lies within one of those."""
 USERS: Final = 16_384
 """Places that identities fall into by hash: those taken for the first time count as new identities."""
 GROUPS: Final = 64

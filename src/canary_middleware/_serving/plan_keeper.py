@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import ref
 
 from .._core.lifecycle.transitions import change_plan
-from .._core.plan.changes import (
-    IN_PROGRESS,
-    changed_keys,
-    declared_by,
-    describe,
-    evidence_of,
-    fingerprint,
-    rebased,
-)
+from .._core.plan.changes import IN_PROGRESS, changed_keys, declared_by, describe, evidence_of, fingerprint, rebased
 from ..errors import ConfigError, StaleRevision, TransitionRefused
 from .plan_watch import say_changed
 

@@ -12,14 +12,7 @@ from urllib.parse import parse_qsl
 from ..errors import ConfigError
 from .access import Access
 from .api import AdminAPI
-from .exchange import (
-    MAX_BODY,
-    Problem,
-    Request,
-    cut_short,
-    too_long,
-    without_length,
-)
+from .exchange import MAX_BODY, Problem, Request, cut_short, too_long, without_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

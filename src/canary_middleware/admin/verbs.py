@@ -7,15 +7,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from .._control.people import (
-    SEVERITIES,
-    TRANSITIONS,
-    keep,
-    obstacle,
-    report_of,
-    tests_of,
-    to_do,
-)
+from .._control.people import SEVERITIES, TRANSITIONS, keep, obstacle, report_of, tests_of, to_do
 from .._core.lifecycle import transitions
 from .._core.plan.fields import Reader, percent
 from .._views.acknowledged import change_of, wait_for_workers

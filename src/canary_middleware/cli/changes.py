@@ -17,13 +17,7 @@ from .._views.lint import JUMP_PPM
 from ..errors import CanaryError, ConfigError
 from .completion import rollout_names
 from .screen import changed_line
-from .session import (
-    NEEDS_A_HUMAN,
-    TIMEOUT,
-    USAGE,
-    fail,
-    verb,
-)
+from .session import NEEDS_A_HUMAN, TIMEOUT, USAGE, fail, verb
 from .views import show_stages
 
 if TYPE_CHECKING:

@@ -18,13 +18,7 @@ from .._views.limits import limits_of
 from .._views.status import began_s, fleet_counts
 from .._views.summary import summarise
 from .completion import rollout_names
-from .session import (
-    FINE,
-    NEEDS_A_HUMAN,
-    STOPPED,
-    fail,
-    verb,
-)
+from .session import FINE, NEEDS_A_HUMAN, STOPPED, fail, verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

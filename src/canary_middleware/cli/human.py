@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .._control.people import (
-    METRICS,
-    SEVERITIES,
-    TRANSITIONS,
-    keep,
-    obstacle,
-    report_of,
-    tests_of,
-    to_do,
-)
+from .._control.people import METRICS, SEVERITIES, TRANSITIONS, keep, obstacle, report_of, tests_of, to_do
 from .._core.plan.fields import percent
 from ..errors import ConfigError, TransitionRefused
 from .changes import acknowledge

@@ -15,13 +15,7 @@ from .._control.replay import replay as judged
 from .._core.evidence import settings_of
 from .._core.plan.schema import RolloutPlan
 from ..errors import ConfigError
-from .session import (
-    FINE,
-    NEEDS_A_HUMAN,
-    STOPPED,
-    line,
-    verb,
-)
+from .session import FINE, NEEDS_A_HUMAN, STOPPED, line, verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

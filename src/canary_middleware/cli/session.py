@@ -19,13 +19,7 @@ from rich.text import Text
 
 from .._core.plan.schema import parse
 from .._serving.plan_file import read_plan
-from ..errors import (
-    CanaryError,
-    ConfigError,
-    StaleRevision,
-    StoreUnavailable,
-    TransitionRefused,
-)
+from ..errors import CanaryError, ConfigError, StaleRevision, StoreUnavailable, TransitionRefused
 from ..stores import open_store
 from ..stores.changes import Control
 
@@ -145,7 +139,7 @@ class Session:
 
     def warn(self, message: str) -> None:
         """One line for a person beside the answer, JSON or not."""
-        Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(line("WARNING", message))
+        _beside("WARNING", message)
 
     def close(self) -> None:
         """Close the store, where this run has opened it; one that a host handed in is the host's."""
@@ -237,6 +231,11 @@ def line(level: str, message: str) -> Text:
     return Text.assemble((f"{level:<8}", _STYLES[level]), " ", shown(message))
 
 
+def _beside(level: str, message: str) -> None:
+    """A line on standard error, where it spoils no answer that a program reads."""
+    Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(line(level, message))
+
+
 def shown(text: str) -> str:
     """*text* as a terminal may show it: an escape that somebody wrote into the store must not move the cursor."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
@@ -284,7 +283,7 @@ def _end(message: str, code: int, *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"error": message, "exit_code": code}, indent=2))
     else:
-        Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(line("ERROR", message))
+        _beside("ERROR", message)
     sys.exit(code)
 
 

@@ -19,15 +19,7 @@ from .._views.status import event_of, stages_of, status_of
 from ..errors import CanaryError, StoreUnavailable
 from .completion import rollout_names
 from .screen import history_table, overview, screen, stages_table
-from .session import (
-    FINE,
-    NEEDS_A_HUMAN,
-    STOPPED,
-    TIMEOUT,
-    fail,
-    line,
-    verb,
-)
+from .session import FINE, NEEDS_A_HUMAN, STOPPED, TIMEOUT, fail, line, verb
 
 if TYPE_CHECKING:
     from .._core.lifecycle.rollout import Rollout

@@ -9,13 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Required, TypedDict
 
 from .._core.hints import hint
-from .._core.lifecycle.records import (
-    Event,
-    from_record,
-    stale,
-    summary_of,
-    to_record,
-)
+from .._core.lifecycle.records import Event, from_record, stale, summary_of, to_record
 from ..errors import ConfigError, StaleRevision
 
 if TYPE_CHECKING:

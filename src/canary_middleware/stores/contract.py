@@ -92,7 +92,7 @@ def _is_refused(store: Store, lease: Lease, *, record: dict[str, Any], expect: i
 
 
 class StoreContract:
-    """The promises of ``core.ports.Store``, one per method."""
+    """The promises of ``_core.ports.Store``, one per method."""
 
     def open(self) -> Store:
         """A new store with nothing in it. Closed by the contract."""

@@ -14,16 +14,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from .._core.tallies import OTEL_BOUNDS_S, Series
 from . import names
 from .ledger import ledger
-from .series import (
-    DB,
-    DURATION,
-    INSTRUMENTS,
-    Admission,
-    Instrument,
-    db_attributes,
-    duration_attributes,
-    duration_key,
-)
+from .series import DB, DURATION, INSTRUMENTS, Admission, Instrument, db_attributes, duration_attributes, duration_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

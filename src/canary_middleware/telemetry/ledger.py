@@ -43,15 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .._core.tallies import Snapshot
-    from .series import (
-        CacheKey,
-        Counting,
-        DbKey,
-        Instrument,
-        Point,
-        Points,
-        Subject,
-    )
+    from .series import CacheKey, Counting, DbKey, Instrument, Point, Points, Subject
 
 # Whose points come from Counts; ACTIVE is left out, as nothing is active in a Canary that has gone.
 _FROM_COUNTS: Final = (DURATION, ABORTED, ASSIGNED, FELL_BACK, MISSED)

@@ -93,7 +93,7 @@ class Piece:
         weights: share of the canary in each second.
         second: of the piece, from 0.
         canary, failed: whether the request was the canary's, and whether it failed.
-        bucket: of ``core.durations``.
+        bucket: of ``_core.plan.durations``.
         group: of identities, 0 … 63.
         is_new: whether its identity comes for the first time.
     """
@@ -214,5 +214,5 @@ class _Crowd:
 
 
 def buckets(log_s: Numbers) -> Counts:
-    """``core.durations.bucket`` of each duration, which is given by its logarithm."""
+    """``_core.plan.durations.bucket`` of each duration, which is given by its logarithm."""
     return np.clip(np.ceil((log_s - _FIRST_LOG) / _STEP), 0, BUCKETS - 1).astype(np.int64)

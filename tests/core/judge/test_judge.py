@@ -11,22 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canary_middleware._core.evidence import (
-    Group,
-    Judge,
-    Side,
-    Tick,
-    settings_of,
-)
+from canary_middleware._core.evidence import Group, Judge, Side, Tick, settings_of
 from canary_middleware._core.evidence.judge import SHARED_HOLD_S
 from canary_middleware._core.evidence.past import Past
-from canary_middleware._core.evidence.safety import (
-    Margin,
-    Safety,
-    cut_above,
-    growth,
-    margins_of,
-)
+from canary_middleware._core.evidence.safety import Margin, Safety, cut_above, growth, margins_of
 from canary_middleware._core.plan.schema import RolloutPlan, parse
 
 if TYPE_CHECKING:

@@ -8,14 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from flask import Flask
 
-from canary_middleware import (
-    Canary,
-    admin,
-    asgi,
-    by_header,
-    handlers,
-    wsgi,
-)
+from canary_middleware import Canary, admin, asgi, by_header, handlers, wsgi
 from canary_middleware.fastapi import CanaryMiddleware
 from canary_middleware.flask import init_app
 

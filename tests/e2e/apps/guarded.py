@@ -19,13 +19,7 @@ import fastapi
 import flask
 from fastapi.responses import PlainTextResponse
 
-from canary_middleware import (
-    Canary,
-    asgi,
-    by_header,
-    handlers,
-    wsgi,
-)
+from canary_middleware import Canary, asgi, by_header, handlers, wsgi
 from canary_middleware.flask import init_app
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ _LONGEST: Final = 50.0
 
 class Past:
     """
-    Durations by bucket of ``core.durations``, and failures.
+    Durations by bucket of ``_core.plan.durations``, and failures.
 
     Nothing is ever scaled down: what is new weighs more, and all weights are brought back before they grow too large.
     """

@@ -34,7 +34,7 @@ class Side(NamedTuple):
         requests: how many ended (or were given up as hanging), ≥ 0.
         failures: how many of them the version failed; a request that stable answered for it is one.
         unavailable: those failures that were no answer: 502, 503, 504, a time-out, an exception.
-        durations: bucket of ``core.durations`` → requests; adds up to *requests*.
+        durations: bucket of ``_core.plan.durations`` → requests; adds up to *requests*.
         groups: identity group 0 … 63 → Group. May be empty, or cover other seconds than the rest.
         identities: identities that this version had not served before, as far as they are counted.
     """

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from ..assignment.bucketing import (
-    BUCKETS,
-    Draw,
-    Md5Draw,
-    bucket_of,
-    threshold,
-)
+from ..assignment.bucketing import BUCKETS, Draw, Md5Draw, bucket_of, threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +119,7 @@ class Assignment(NamedTuple):
 
 class Rollout(NamedTuple):
     """
-    One rollout as all workers share it: the plan and where it stands. Changed only by ``core.transitions``.
+    One rollout as all workers share it: the plan and where it stands. Changed only by ``_core.lifecycle.transitions``.
 
     Attributes:
         weight_ppm: share of identities on the canary, 0 … 1 000 000, as last set; see ``effective_ppm``.

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import TransitionRefused
 from ..assignment.endpoints import validate_template
-from ..plan.changes import (
-    IN_PROGRESS,
-    declared_by,
-    fingerprint,
-    must_pause,
-    versions_of,
-)
+from ..plan.changes import IN_PROGRESS, declared_by, fingerprint, must_pause, versions_of
 
 if TYPE_CHECKING:
     from ..plan.schema import RolloutPlan

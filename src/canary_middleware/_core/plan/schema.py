@@ -16,14 +16,7 @@ from ...errors import ConfigError
 from ..assignment.bucketing import BUCKETS
 from ..assignment.endpoints import validate_template
 from ..assignment.identity import Client, Custom, is_header_name, parse_source
-from .fields import (
-    PPM_PER_PERCENT,
-    Reader,
-    duration_text,
-    parse_duration,
-    parse_percent,
-    percent,
-)
+from .fields import PPM_PER_PERCENT, Reader, duration_text, parse_duration, parse_percent, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

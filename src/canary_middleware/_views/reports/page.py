@@ -8,16 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from .plots import plots
-from .words import (
-    COLUMNS,
-    cells,
-    decided,
-    evidence_line,
-    headline,
-    missing,
-    people,
-    title,
-)
+from .words import COLUMNS, cells, decided, evidence_line, headline, missing, people, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,16 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .words import (
-    COLUMNS,
-    cells,
-    decided,
-    evidence_line,
-    headline,
-    missing,
-    people,
-    title,
-)
+from .words import COLUMNS, cells, decided, evidence_line, headline, missing, people, title
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
