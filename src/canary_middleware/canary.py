@@ -805,7 +805,9 @@ class Canary:
         expect: int | None = None,
     ) -> Rollout:
         """
-        Apply one of ``_core.lifecycle.transitions``; the next request sees it, with a store every worker within a second.
+        Apply one of ``_core.lifecycle.transitions``.
+
+        The next request sees it, and with a store every worker within a second.
 
         Args:
             expect: the revision that the decision was made on; None takes the one in force.
